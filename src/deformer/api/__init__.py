@@ -1,0 +1,1 @@
+"""Knows people and their files; must not hold any mathematics."""

@@ -1,0 +1,1 @@
+"""Knows the models that a DEformer is compared with; must not know how it works inside."""

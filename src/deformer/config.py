@@ -1,0 +1,251 @@
+"""How a model is built and how it is trained, as plain values that travel as JSON."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from deformer.errors import InputError
+
+Config = TypeVar("Config", "ModelConfig", "TrainConfig")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a network.
+
+    Args:
+        wiring: "two_stream" (content and query streams, half the keys) or "interleaved" (the paper's z u z u ...).
+        d_model: Width of a token.
+        n_layers: Number of blocks.
+        n_heads: Attention heads, a divisor of d_model.
+        d_ff: Width inside the feed-forward part. None: 4 * d_model.
+        norm: "pre" (before each part, and once at the end) or "post" (after each residual sum, as in the paper).
+        activation: Of the feed-forward part.
+        tokens: "embedding" (tables for identities and values) or "mlp" (the paper's g_z and g_u on raw coordinates).
+        mlp_widths: Hidden widths of g_z and g_u.
+        rotary_base: Slowest wavelength scale of the rotary coordinates. None: no rotation.
+        mixture: Components of continuous conditionals.
+        n_components: How many of them.
+    """
+
+    wiring: Literal["two_stream", "interleaved"] = "two_stream"
+    d_model: int = 128
+    n_layers: int = 4
+    n_heads: int = 2
+    d_ff: int | None = None
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["gelu", "relu"] = "gelu"
+    tokens: Literal["embedding", "mlp"] = "embedding"
+    mlp_widths: tuple[int, ...] = (128, 256)
+    rotary_base: float | None = 100.0
+    mixture: Literal["gaussian", "logistic"] = "logistic"
+    n_components: int = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _require(self, positive=("d_model", "n_layers", "n_heads", "d_ff", "rotary_base", "n_components"))
+        if self.d_model % self.n_heads:
+            raise InputError(f"n_heads must divide d_model; {self.n_heads} does not divide {self.d_model}.")
+        if self.rotary_base is not None and self.d_model // self.n_heads % 2:
+            raise InputError(f"Rotary coordinates need heads of even width, not {self.d_model // self.n_heads}.")
+
+    @property
+    def width_ff(self) -> int:
+        return 4 * self.d_model if self.d_ff is None else self.d_ff
+
+
+def paper_config() -> ModelConfig:
+    """Give the network of the paper: 19,244,929 parameters on 28 x 28 binary images."""
+    return ModelConfig(
+        wiring="interleaved",
+        d_model=512,
+        n_layers=6,
+        n_heads=8,
+        d_ff=2048,
+        norm="post",
+        activation="relu",
+        tokens="mlp",
+        rotary_base=None,
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How weights are found.
+
+    The run ends at the first of `steps`, `epochs` and `minutes` to be reached; at least one must be given. Steps and
+    epochs make the run a function of this config; minutes tie its schedule to the clock.
+
+    Args:
+        steps: Optimiser steps.
+        epochs: Passes over the training rows.
+        minutes: Wall-clock minutes, over all pieces of an interrupted run.
+        seed: Of initial weights, batches and orders.
+        recipe: "muon" (Muon on the matrices of the blocks, Adam on all else, warm-up, constant, linear decay) or
+            "adam" (the paper's Adam, constant until a plateau of the validation loss).
+        tokens_per_step: Observed features in a batch; decides how many rows it holds.
+        rows_per_step: Rows in a batch. None: from tokens_per_step.
+        curriculum: (until which fraction of the run, which fraction of the features) in turn. A random subset of
+            features is a valid sample of a marginal and costs less than a whole row.
+        orders: "random" (a fresh one per row and step) or "raster" (column order, a fixed-order model).
+        lr: Of Adam.
+        muon_lr: Of Muon.
+        betas: Of Adam.
+        eps: Of Adam.
+        weight_decay: Decoupled, on matrices.
+        warmup_steps: Steps of linear warm-up.
+        constant: Fraction of the run at full rates, after which they fall linearly.
+        final_lr: Last rate, as a fraction of the first.
+        plateau_factor: What a plateau multiplies the rate of the "adam" recipe by.
+        plateau_patience: Validations without a better loss that make a plateau.
+        clip: Largest gradient norm.
+        averaging: Decay per step of an exponential average of the weights, which is then what is validated and kept.
+            None: no averaging.
+        precision: "float32", "bfloat16" (autocast), "float64", or "auto": bfloat16 where the device has units for it.
+        validate_every: Steps between validations. None: a twentieth of the run.
+        validation_rows: Most rows a validation looks at, drawn once.
+        validation_orders: Random orders per validation row, the same at each validation.
+        patience: Validations without a better loss after which the run stops. None: never.
+        checkpoint_minutes: Minutes between checkpoints.
+        checkpoint_steps: Steps between checkpoints, beside the minutes.
+        keep_last: How many checkpoints are kept.
+        threads: CPU threads. None: leave them.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    seed: int = 0
+    recipe: Literal["muon", "adam"] = "muon"
+    tokens_per_step: int = 4704
+    rows_per_step: int | None = None
+    curriculum: tuple[tuple[float, float], ...] = ((0.233, 0.125), (0.467, 0.25), (0.7, 0.5), (1.0, 1.0))
+    orders: Literal["random", "raster"] = "random"
+    lr: float = 2e-3
+    muon_lr: float = 2e-2
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    constant: float = 0.4
+    final_lr: float = 0.02
+    plateau_factor: float = 0.1
+    plateau_patience: int = 5
+    clip: float = 1.0
+    averaging: float | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    validate_every: int | None = None
+    validation_rows: int = 500
+    validation_orders: int = 4
+    patience: int | None = None
+    checkpoint_minutes: float = 3.0
+    checkpoint_steps: int | None = None
+    keep_last: int = 2
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            raise InputError("Say how long to train: give steps, epochs or minutes.")
+        _require(
+            self,
+            positive=(
+                *("steps", "epochs", "minutes", "tokens_per_step", "rows_per_step", "lr", "muon_lr", "eps", "clip"),
+                *("plateau_factor", "plateau_patience", "validate_every", "validation_rows", "validation_orders"),
+                *("patience", "checkpoint_minutes", "checkpoint_steps", "keep_last", "threads"),
+            ),
+            not_negative=("seed", "weight_decay", "warmup_steps", "final_lr", "constant"),
+        )
+        if self.averaging is not None and not 0 < self.averaging < 1:
+            raise InputError(f"averaging must lie between 0 and 1, not {self.averaging}.")
+        until = [u for u, _ in self.curriculum]
+        if not until or until != sorted(until) or until[-1] < 1 or any(not 0 < f <= 1 for _, f in self.curriculum):
+            raise InputError("curriculum must be (until, fraction) pairs that rise to (1, fraction), fractions in (0, 1].")
+
+
+def paper_training(epochs: float = 50, **changes: Any) -> TrainConfig:
+    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after five epochs of plateau."""
+    paper = TrainConfig(
+        epochs=epochs,
+        recipe="adam",
+        lr=1e-6,
+        betas=(0.9, 0.999),
+        rows_per_step=1,
+        curriculum=((1.0, 1.0),),
+        warmup_steps=0,
+        clip=float("inf"),
+        precision="float32",
+    )
+    return dataclasses.replace(paper, **changes)
+
+
+def _require(config: Any, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = ()) -> None:
+    for name in (*positive, *not_negative):
+        number = getattr(config, name)
+        if number is not None and not (number > 0 if name in positive else number >= 0):
+            bound = "positive" if name in positive else "at least 0"
+            raise InputError(f"{name} must be {bound}, not {number}.")
+
+
+def check_fields(config: Any) -> None:
+    """Check every field of a config against its annotation, turning JSON's lists into tuples.
+
+    Raises:
+        InputError: The first field of another type, with what it may be.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = _tuples(getattr(config, f.name))
+        if not _matches(value, hints[f.name]):
+            raise InputError(f"{f.name} must be {_spell(hints[f.name])}, not {value!r}.")
+        object.__setattr__(config, f.name, value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(value, a) for a in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        members = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return len(members) == len(value) and all(_matches(v, a) for v, a in zip(value, members, strict=True))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(a) for a in typing.get_args(hint))
+    return str(getattr(hint, "__name__", hint)) if not typing.get_args(hint) else str(hint)
+
+
+def to_json(config: ModelConfig | TrainConfig) -> str:
+    """Write a config as JSON."""
+    return json.dumps(dataclasses.asdict(config))
+
+
+def from_json(kind: type[Config], text: str) -> Config:
+    """Read a config that `to_json` wrote.
+
+    Raises:
+        InputError: Unknown fields, or values out of range.
+
+    Example:
+        >>> from_json(ModelConfig, to_json(ModelConfig(d_model=64))).d_model
+        64
+    """
+    try:
+        return kind(**json.loads(text))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"This is not a {kind.__name__}: {error}") from error

@@ -1,0 +1,73 @@
+"""Orders: in which sequence the features of a row are met. Nothing else in the library permutes.
+
+An order holds column numbers, (batch, n) with n <= features, each at most once in a row.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from deformer.errors import InputError
+
+Orders = Int[Tensor, "batch n"]
+
+
+def random_orders(first: Bool[Tensor, "batch features"], generator: torch.Generator) -> Int[Tensor, "batch features"]:
+    """Draw one uniformly random order per row in which the features of `first` precede all others.
+
+    With the observed features as `first`, what is missing comes last and can be cut off or ignored.
+    """
+    noise = torch.rand(first.shape, generator=generator, device=generator.device).to(first.device)
+    return (noise + ~first).argsort(dim=-1, stable=True)
+
+
+def fixed_orders(order: Sequence[int], first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:
+    """Use one order for all rows, with the features of `first` moved to the front and otherwise as given."""
+    sequence = torch.as_tensor(order, device=first.device)
+    return sequence[(~first[:, sequence]).byte().argsort(dim=-1, stable=True)]
+
+
+def raster_orders(first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:
+    """Use the column order for all rows: for an image row by row, from the top left."""
+    return fixed_orders(range(first.shape[1]), first)
+
+
+def check_orders(orders: Tensor, n_rows: int, n_features: int, *, complete: bool) -> Orders:
+    """Check orders that a user gave, (n,) for all rows or (batch, n), and return them per row.
+
+    Args:
+        complete: Whether each row must name every feature.
+
+    Raises:
+        InputError: Wrong shape or type, unknown columns, repeated columns, or missing ones where all are needed.
+    """
+    orders = torch.as_tensor(orders)
+    if orders.ndim == 1:
+        orders = orders.expand(n_rows, -1)
+    if orders.ndim != 2 or len(orders) != n_rows:
+        raise InputError(f"Orders must have shape (n,) or ({n_rows}, n), not {tuple(orders.shape)}.")
+    if orders.dtype == torch.bool or orders.is_floating_point():
+        raise InputError(f"Orders must hold column numbers, not {orders.dtype}.")
+    orders = orders.long()
+    if orders.numel() and (orders.min() < 0 or orders.max() >= n_features):
+        raise InputError(f"Orders must hold column numbers from 0 to {n_features - 1}.")
+    ranked = orders.sort(dim=-1).values
+    if (ranked[:, 1:] == ranked[:, :-1]).any():
+        raise InputError("An order names a feature more than once.")
+    if complete and orders.shape[1] != n_features:
+        raise InputError(f"An order names {orders.shape[1]} of {n_features} features; all are needed here.")
+    return orders
+
+
+def permute(columns: Shaped[Tensor, "batch features"], orders: Orders) -> Shaped[Tensor, "batch n"]:
+    """Lay values from column order out in the sequence of an order."""
+    return columns.gather(1, orders)
+
+
+def unpermute(
+    sequence: Shaped[Tensor, "batch n"], orders: Orders, n_features: int, fill: float = 0.0
+) -> Shaped[Tensor, "batch features"]:
+    """Lay values from the sequence of an order back out in column order; features outside it hold `fill`."""
+    return sequence.new_full((len(sequence), n_features), fill).scatter(1, orders, sequence)

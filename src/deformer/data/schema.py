@@ -1,0 +1,217 @@
+"""Features: a name, an identity and a domain of values."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from deformer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Values 0 and 1."""
+
+    @property
+    def n_labels(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Values 0, ..., n_labels - 1 without an order."""
+
+    n_labels: int
+
+    def __post_init__(self) -> None:
+        _require_count("Categorical.n_labels", self.n_labels)
+
+
+@dataclass(frozen=True)
+class Ordinal:
+    """Values 0, ..., n_labels - 1 whose order carries meaning: counts, grey levels, grades."""
+
+    n_labels: int
+
+    def __post_init__(self) -> None:
+        _require_count("Ordinal.n_labels", self.n_labels)
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """Real values; the model sees (value - loc) / scale, and densities are per unit of the value itself."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and abs(self.loc) < float("inf") and self.scale < float("inf")):
+            raise InputError(f"Continuous needs a finite loc and a positive finite scale, not {self.loc}, {self.scale}.")
+
+
+Domain = Binary | Categorical | Ordinal | Continuous
+DOMAINS: dict[str, type[Domain]] = {d.__name__.lower(): d for d in (Binary, Categorical, Ordinal, Continuous)}
+
+
+def _require_count(what: str, count: int) -> None:
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"{what} must be a whole number of at least 1, not {count!r}.")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of a table, one pixel of an image, one sensor of a machine.
+
+    Args:
+        name: Unique within a schema.
+        domain: Which values it takes.
+        coordinates: Where it lies; features with coordinates share their weights and know each other's offsets.
+        learned: Whether it has an embedding and weights of its own. None: only when it has no coordinates.
+    """
+
+    name: str
+    domain: Domain
+    coordinates: tuple[float, ...] | None = None
+    learned: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.learned is None:
+            object.__setattr__(self, "learned", self.coordinates is None)
+        if not self.learned and self.coordinates is None:
+            raise InputError(f"Feature {self.name!r} has no identity: give it coordinates or learned=True.")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a row, in column order.
+
+    Example:
+        >>> schema = Schema((Feature("colour", Categorical(3)), Feature("weight", Continuous(70.0, 10.0))))
+        >>> Schema.from_json(schema.to_json()) == schema
+        True
+        >>> schema.index(["weight"])
+        [1]
+    """
+
+    features: tuple[Feature, ...]
+    _columns: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "_columns", {f.name: i for i, f in enumerate(self.features)})
+        if not self.features:
+            raise InputError("A schema needs at least one feature.")
+        if len(self._columns) < len(self.features):
+            names = [f.name for f in self.features]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise InputError(f"Feature names must differ; these stand more than once: {', '.join(twice[:5])}.")
+        if len({len(f.coordinates) for f in self.features if f.coordinates is not None}) > 1:
+            raise InputError("All features with coordinates must have the same number of them.")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+    def index(self, names: Iterable[str]) -> list[int]:
+        """Look up the columns of features by name.
+
+        Raises:
+            InputError: A name is not in the schema.
+        """
+        names = list(names)
+        unknown = [n for n in names if n not in self._columns]
+        if unknown:
+            raise InputError(
+                f"No feature is called {unknown[0]!r}; the schema has {len(self)}: {', '.join(self.names[:8])}"
+                f"{', ...' if len(self) > 8 else ''}."
+            )
+        return [self._columns[n] for n in names]
+
+    def check(self, values: Float[Tensor, "batch features"], observed: Bool[Tensor, "batch features"]) -> None:
+        """Check that every observed value lies in its feature's domain.
+
+        Raises:
+            InputError: The first feature at fault, one of its values and what was expected.
+        """
+        if values.shape[-1] != len(self):
+            raise InputError(f"Rows have {values.shape[-1]} columns; the schema has {len(self)} features.")
+        for wrong, expected in self._violations(values):
+            bad = (wrong & observed).nonzero()
+            if len(bad):
+                row, column = bad[0].tolist()
+                raise InputError(
+                    f"Feature {self.names[column]!r} holds {values[row, column].item():g} in row {row}; "
+                    f"expected {expected[column]} (a missing value is NaN in a table)."
+                )
+
+    def _violations(self, values: Tensor) -> Iterable[tuple[Tensor, list[str]]]:
+        expected = [_expected(f.domain) for f in self.features]
+        yield ~torch.isfinite(values), expected
+        n_labels = torch.tensor([getattr(f.domain, "n_labels", 0) for f in self.features], device=values.device)
+        yield (n_labels > 0) & ((values < 0) | (values >= n_labels) | (values != values.floor())), expected
+
+    def to_json(self) -> str:
+        """Write the schema as JSON, without loss."""
+        return json.dumps([_feature_to_dict(f) for f in self.features])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Schema":
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: The text is not a schema.
+        """
+        try:
+            return cls(tuple(_feature_from_dict(d) for d in json.loads(text)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"This is not a schema: {error}") from error
+
+
+def _expected(domain: Domain) -> str:
+    if isinstance(domain, Continuous):
+        return "a finite number"
+    return f"a whole number from 0 to {domain.n_labels - 1}"
+
+
+def _feature_to_dict(feature: Feature) -> dict[str, Any]:
+    kind = type(feature.domain).__name__.lower()
+    return {**asdict(feature), "domain": {"kind": kind, **asdict(feature.domain)}}
+
+
+def _feature_from_dict(d: dict[str, Any]) -> Feature:
+    domain = dict(d["domain"])
+    coordinates = None if d["coordinates"] is None else tuple(d["coordinates"])
+    return Feature(d["name"], DOMAINS[domain.pop("kind")](**domain), coordinates, d["learned"])
+
+
+def table_schema(domains: Sequence[Domain], names: Sequence[str] | None = None) -> Schema:
+    """Describe a table: every feature has an identity of its own."""
+    names = [f"x{i}" for i in range(len(domains))] if names is None else list(names)
+    return Schema(tuple(Feature(n, d) for n, d in zip(names, domains, strict=True)))
+
+
+def image_schema(height: int, width: int, domain: Domain, channels: int = 1) -> Schema:
+    """Describe an image: a feature's identity is its (row, column), and (channel) where there are several.
+
+    Example:
+        >>> image_schema(28, 28, Binary()).names[-1]
+        'r27c27'
+    """
+    for what, count in (("height", height), ("width", width), ("channels", channels)):
+        _require_count(what, count)
+    many = channels > 1
+    return Schema(
+        tuple(
+            Feature(f"r{r}c{c}" + f"k{k}" * many, domain, (float(r), float(c)) + (float(k),) * many)
+            for r in range(height)
+            for c in range(width)
+            for k in range(channels)
+        )
+    )

@@ -1,0 +1,1 @@
+"""Knows how tokens become conditionals; must not know what they are asked for or how weights are found."""

@@ -1,0 +1,142 @@
+"""Backbone: blocks of attention and feed-forward over content tokens u and queries z, with and without a cache."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deformer.config import ModelConfig
+from deformer.nn.attention import Heads, attend, attend_causally, attend_with_self
+from deformer.nn.cache import Cache
+
+Tokens = Float[Tensor, "batch rows d_model"]
+Turns = Float[Tensor, "batch rows pairs"] | None
+
+
+class Rotary(nn.Module):
+    """Angles by which coordinates turn queries and keys, so that attention sees the offset between features.
+
+    A head's pairs are divided evenly among the axes, with wavelengths rising geometrically to about 2 pi base.
+
+    References:
+        RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021), https://arxiv.org/abs/2104.09864
+    """
+
+    def __init__(self, coordinates: Float[Tensor, "features axes"], head_width: int, base: float) -> None:
+        super().__init__()
+        n_axes, n_pairs = coordinates.shape[1], head_width // 2
+        per_axis = n_pairs // n_axes
+        speeds = base ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
+        centre = coordinates.double().mean(0, keepdim=True)  # where what has no place is taken to be
+        angles = (torch.cat([coordinates.double(), centre])[..., None] * speeds).flatten(1)
+        self.register_buffer("angles", F.pad(angles, (0, n_pairs - angles.shape[1])), persistent=False)
+
+    def forward(self, features: Tensor) -> Float[Tensor, "batch rows pairs"]:
+        """Look up angles; the number of features stands for the beginning of a row."""
+        return F.embedding(features, self.angles)
+
+
+def rotate(x: Heads, turns: Turns) -> Heads:
+    """Turn each pair of a head's numbers by its angle."""
+    if turns is None:
+        return x
+    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    pairs = torch.view_as_complex(x.to(dtype).unflatten(-1, (-1, 2)))  # batch heads rows pairs
+    angles = turns.to(dtype)[:, None]
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer: attention and a feed-forward part, each added to what it read."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, self.n_heads = config.d_model, config.n_heads
+        self.pre = config.norm == "pre"
+        self.activation = F.gelu if config.activation == "gelu" else F.relu
+        self.query, self.key, self.value, self.mix = (nn.Linear(d, d) for _ in range(4))
+        self.up, self.down = nn.Linear(d, config.width_ff), nn.Linear(config.width_ff, d)
+        self.norm_attention, self.norm_ff = nn.LayerNorm(d), nn.LayerNorm(d)
+        for linear in (self.query, self.key, self.value, self.mix, self.up, self.down):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
+            nn.init.zeros_(linear.bias)
+        if self.pre:
+            nn.init.zeros_(self.mix.weight)
+            nn.init.zeros_(self.down.weight)
+
+    def enter(self, x: Tokens) -> Tokens:
+        y: Tensor = self.norm_attention(x) if self.pre else x
+        return y
+
+    def ask(self, y: Tokens, turns: Turns) -> Heads:
+        return rotate(self._split(self.query(y)), turns)
+
+    def tell(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
+        return rotate(self._split(self.key(y)), turns), self._split(self.value(y))
+
+    def leave(self, x: Tokens, attended: Heads) -> Tokens:
+        mixed = self.mix(attended.transpose(1, 2).flatten(2))  # batch rows d_model
+        if self.pre:
+            x = x + mixed
+            return x + self._feed_forward(self.norm_ff(x))
+        x = self.norm_attention(x + mixed)
+        out: Tensor = self.norm_ff(x + self._feed_forward(x))
+        return out
+
+    def _feed_forward(self, x: Tokens) -> Tokens:
+        out: Tensor = self.down(self.activation(self.up(x)))
+        return out
+
+    def _split(self, x: Tokens) -> Heads:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # batch heads rows width
+
+
+class Backbone(nn.Module):
+    """The blocks, run over whole rows (`extend` without a cache), over new content, or over queries."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
+
+    def empty_cache(self, batch: int, like: Tensor) -> Cache:
+        c = self.config
+        return Cache.empty(c.n_layers, batch, c.n_heads, c.d_model // c.n_heads, like)
+
+    def extend(self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None) -> Tokens:
+        """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
+
+        With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to
+        hold this content, the content is also written into it.
+        """
+        told = None if turns is None else turns[:, ::group]
+        for layer, block in enumerate(self.blocks):
+            y = block.enter(x)
+            k, v = block.tell(y[:, ::group], told)
+            if cache is not None:
+                cache.write(layer, k, v)
+                k, v = cache.read(layer)
+            if group == 2 and layer == len(self.blocks) - 1:  # nobody reads the last content
+                x, y, turns, group = x[:, 1::2], y[:, 1::2], None if turns is None else turns[:, 1::2], 1
+            q = block.ask(y, turns)
+            present = None if cache is None else cache.present
+            x = block.leave(x, attend_causally(q, k, v, group, present))
+        out: Tensor = self.norm(x)
+        return out
+
+    def ask(self, x: Tokens, turns: Turns, cache: Cache, own: bool) -> Tokens:
+        """Run queries that see the cache, and with `own` themselves, but never each other."""
+        for layer, block in enumerate(self.blocks):
+            y = block.enter(x)
+            q, (k, v) = block.ask(y, turns), cache.read(layer)
+            if own:
+                attended = attend_with_self(q, k, v, *block.tell(y, turns), cache.present)
+            else:
+                attended = attend(q, k, v, cache.present)
+            x = block.leave(x, attended)
+        out: Tensor = self.norm(x)
+        return out

@@ -1,0 +1,212 @@
+"""Heads: from processed queries to conditionals, each feature by the family of its domain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from deformer.data.schema import Binary, Continuous, Domain, Ordinal, Schema
+from deformer.errors import InputError
+from deformer.nn.families import Bernoulli, Family, Labels, Mixture, Values
+from deformer.nn.linear import linear_per_slot
+
+Queries = Float[Tensor, "batch queries"]
+Given = Shaped[Tensor, "batch queries"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The parameters of all queries of one family.
+
+    Args:
+        family: What the parameters mean.
+        params: One row per query.
+        at: Flat positions of the queries in (batch, queries). None: all of them, in order.
+        loc, scale: Units of the data per query; None for labels, which have none.
+    """
+
+    family: Family
+    params: Float[Tensor, "tokens n_params"]
+    at: Int[Tensor, "tokens"] | None
+    loc: Float[Tensor, "tokens"] | None
+    scale: Float[Tensor, "tokens"] | None
+
+    def standardise(self, x: Tensor) -> Values:
+        if self.loc is None or self.scale is None:
+            return x.to(self.params.dtype)
+        return ((x - self.loc) / self.scale).to(self.params.dtype)
+
+    def restore(self, x: Values) -> Values:
+        return x if self.loc is None or self.scale is None else (x * self.scale + self.loc).to(x.dtype)
+
+    def log_scale(self) -> Values | float:
+        return 0.0 if self.scale is None else self.scale.log().to(self.params.dtype)
+
+
+@dataclass(frozen=True)
+class Conditionals:
+    """The distributions p(x_i | evidence) of a batch of queries, in the units of the data.
+
+    Every method returns (batch, queries) in the sequence in which the features were asked for.
+    """
+
+    packed: tuple[Packed, ...]
+    shape: tuple[int, int]
+
+    def _map(self, one: Callable[[Packed, Tensor | None], Values], x: Given | None = None) -> Queries:
+        flat = None if x is None else x.reshape(-1)
+        if len(self.packed) == 1 and self.packed[0].at is None:
+            return one(self.packed[0], flat).view(self.shape)
+        out = self.packed[0].params.new_zeros(self.shape[0] * self.shape[1])
+        for p in self.packed:
+            out = out.index_put((p.at,), one(p, None if flat is None else flat[p.at]).to(out.dtype))
+        return out.view(self.shape)
+
+    def log_prob(self, values: Given) -> Queries:
+        """Give ln p(values | evidence) in nats; for continuous features a log-density per unit of the value."""
+        return self._map(lambda p, x: p.family.log_prob(p.params, p.standardise(_given(x))) - p.log_scale(), values)
+
+    def cdf(self, values: Given) -> Queries:
+        """Give P(feature <= value | evidence)."""
+        return self._map(lambda p, x: p.family.cdf(p.params, p.standardise(_given(x))), values)
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Queries:
+        """Draw a value per query. Below temperature 1, likely values become likelier."""
+        if not temperature > 0:
+            raise InputError(f"temperature must be positive, not {temperature}.")
+        return self._map(lambda p, _: p.restore(p.family.sample(p.params, generator, temperature)))
+
+    def mean(self) -> Queries:
+        """Give the expected value; of a categorical feature the expected label number, which seldom means anything."""
+        return self._map(lambda p, _: p.restore(p.family.mean(p.params)))
+
+    def mode(self) -> Queries:
+        """Give the likeliest value."""
+        return self._map(lambda p, _: p.restore(p.family.mode(p.params)))
+
+    def entropy(self) -> Queries:
+        """Give the entropy in nats; for continuous features the differential entropy in the units of the data."""
+        return self._map(lambda p, _: p.family.entropy(p.params) + p.log_scale())
+
+
+def _given(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x
+
+
+def family_of(domain: Domain, n_components: int, mixture: str) -> Family:
+    """Choose the family that models a domain."""
+    if isinstance(domain, Binary):
+        return Bernoulli()
+    if isinstance(domain, Continuous):
+        return Mixture(n_components, "gaussian" if mixture == "gaussian" else "logistic")
+    if isinstance(domain, Ordinal):
+        return Labels(domain.n_labels, ordered=True)
+    return Labels(_padded(domain.n_labels))
+
+
+def _padded(n_labels: int) -> int:
+    """Round up to a power of two, so that features with similar numbers of labels share one batched product."""
+    return 1 << (n_labels - 1).bit_length()
+
+
+class SlotHead(nn.Module):
+    """The linear map from queries to the parameters of one family.
+
+    A slot is a set of weights: features with only coordinates share one, features with a learned identity have their
+    own.
+    """
+
+    limits: Tensor
+
+    def __init__(self, schema: Schema, columns: list[int], family: Family, d_model: int) -> None:
+        super().__init__()
+        self.family, self.columns = family, columns
+        features = [schema.features[c] for c in columns]
+        n_own = sum(bool(f.learned) for f in features)
+        n_slots = n_own + (n_own < len(features))
+        own = iter(range(n_own))
+        slots = torch.zeros(len(schema), dtype=torch.long)
+        slots[columns] = torch.tensor([next(own) if f.learned else n_slots - 1 for f in features])
+        self.register_buffer("slots", slots, persistent=False)
+        n_labels = [getattr(f.domain, "n_labels", 0) for f in features]
+        self.narrow = isinstance(family, Labels) and min(n_labels) < family.n_labels
+        limits = torch.zeros(n_slots, dtype=torch.long).scatter(0, slots[columns], torch.tensor(n_labels))
+        self.register_buffer("limits", limits, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(n_slots, family.n_params, d_model))
+        self.bias = nn.Parameter(torch.zeros(n_slots, family.n_params))
+        if isinstance(family, Mixture):
+            self.bias.data[:, family.n_components : 2 * family.n_components] = torch.linspace(
+                -1.5, 1.5, family.n_components
+            )
+
+    def forward(self, h: Float[Tensor, "tokens d_model"], features: Int[Tensor, "tokens"]) -> Tensor:
+        slot = self.slots[features]
+        params = linear_per_slot(h, slot, self.weight, self.bias)
+        params = params.float() if params.dtype == torch.bfloat16 else params
+        if self.narrow:
+            labels = torch.arange(params.shape[1], device=h.device)
+            params = params.masked_fill(labels >= self.limits[slot][:, None], -torch.inf)
+        return params
+
+    @torch.no_grad()
+    def fit_marginals(self, values: list[Tensor]) -> None:
+        """Set the biases so that zero weights give each slot's marginal distribution."""
+        slots = self.slots[self.columns].tolist()
+        for s in set(slots):
+            pooled = torch.cat([v for v, own in zip(values, slots, strict=True) if own == s])
+            if len(pooled):
+                self.bias[s] = self.family.marginal(pooled.to(self.bias.dtype)).to(self.bias)
+
+
+class Head(nn.Module):
+    """All slot heads of a schema: one per family that occurs."""
+
+    def __init__(self, schema: Schema, d_model: int, n_components: int = 8, mixture: str = "logistic") -> None:
+        super().__init__()
+        families = [family_of(f.domain, n_components, mixture) for f in schema.features]
+        kinds = list(dict.fromkeys((f, self._share(schema, i, f)) for i, f in enumerate(families)))
+        columns = [[i for i, f in enumerate(families) if (f, self._share(schema, i, f)) == kind] for kind in kinds]
+        self.heads = nn.ModuleList(
+            SlotHead(schema, c, kind[0], d_model) for kind, c in zip(kinds, columns, strict=True)
+        )
+        kind_of = torch.zeros(len(schema), dtype=torch.long)
+        for k, members in enumerate(columns):
+            kind_of[members] = k
+        continuous = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
+        self.register_buffer("kind_of", kind_of, persistent=False)
+        self.register_buffer("loc", torch.tensor([c.loc for c in continuous], dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor([c.scale for c in continuous], dtype=torch.float64), persistent=False)
+
+    @staticmethod
+    def _share(schema: Schema, column: int, family: Family) -> int:
+        """Tell shared categorical slots of different sizes apart, which one bias could not serve."""
+        feature = schema.features[column]
+        return 0 if feature.learned or isinstance(family, (Bernoulli, Mixture)) else getattr(feature.domain, "n_labels")
+
+    def forward(
+        self, h: Float[Tensor, "batch queries d_model"], features: Int[Tensor, "batch queries"]
+    ) -> Conditionals:
+        flat, columns = h.flatten(0, 1), features.flatten()
+        shape = (features.shape[0], features.shape[1])
+        if len(self.heads) == 1:
+            return Conditionals((self._pack(0, flat, columns, None),), shape)
+        kinds = self.kind_of[columns]
+        where = [(kinds == k).nonzero()[:, 0] for k in range(len(self.heads))]
+        return Conditionals(tuple(self._pack(k, flat[at], columns[at], at) for k, at in enumerate(where)), shape)
+
+    def _pack(self, kind: int, h: Tensor, features: Tensor, at: Tensor | None) -> Packed:
+        head = self.heads[kind]
+        assert isinstance(head, SlotHead)
+        units = (self.loc[features], self.scale[features]) if isinstance(head.family, Mixture) else (None, None)
+        return Packed(head.family, head(h, features), at, *units)
+
+    @torch.no_grad()
+    def fit_marginals(self, values: Float[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
+        """Start every feature at its marginal distribution in the data."""
+        standard = (values.double() - self.loc) / self.scale
+        for head in self.heads:
+            assert isinstance(head, SlotHead)
+            head.fit_marginals([standard[observed[:, c], c] for c in head.columns])

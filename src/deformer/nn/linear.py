@@ -1,0 +1,28 @@
+"""Linear maps with weights per feature."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def linear_per_slot(
+    x: Float[Tensor, "tokens inputs"],
+    slot: Int[Tensor, "tokens"],
+    weight: Float[Tensor, "slots outputs inputs"],
+    bias: Float[Tensor, "slots outputs"],
+) -> Float[Tensor, "tokens outputs"]:
+    """Map each token by the weights of its own slot: one batched product over the slots that occur.
+
+    Tokens are laid out by slot, padded to the fullest; in a batch of whole rows every slot is equally full.
+    """
+    if len(weight) == 1:
+        return F.linear(x, weight[0], bias[0])
+    slots, index, counts = slot.unique(return_inverse=True, return_counts=True)
+    by_slot = index.argsort(stable=True)
+    place = torch.arange(len(index), device=x.device) - (counts.cumsum(0) - counts)[index[by_slot]]
+    fullest = int(counts.max()) if len(x) else 0
+    padded = x.new_zeros(len(slots), fullest, x.shape[1])  # slots fullest inputs
+    padded = padded.index_put((index[by_slot], place), x[by_slot])
+    mapped = torch.baddbmm(bias[slots][:, None].to(x.dtype), padded, weight[slots].to(x.dtype).transpose(1, 2))
+    return mapped.new_empty(len(x), mapped.shape[2]).index_put((by_slot,), mapped[index[by_slot], place])

@@ -1,0 +1,164 @@
+"""The DEformer: rows in, conditionals out; all at once, or one observation at a time."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from deformer.config import ModelConfig
+from deformer.data.schema import Schema
+from deformer.nn.backbone import Backbone, Rotary
+from deformer.nn.cache import Cache
+from deformer.nn.heads import Conditionals, Head
+from deformer.nn.tokens import make_tokens
+
+Identities = Int[Tensor, "batch n"]
+
+
+class DEformer(nn.Module):
+    """An order-agnostic density estimator: p(any feature | any others, observed in any order).
+
+    Args:
+        schema: The features of a row.
+        config: The shape of the network. None: the default, two streams with four layers of width 128.
+
+    References:
+        The DEformer: An Order-Agnostic Distribution Estimating Transformer (Alcorn & Nguyen, 2021),
+        https://arxiv.org/abs/2106.06989
+
+    Example:
+        >>> from deformer.data.schema import Binary, image_schema
+        >>> model = DEformer(image_schema(2, 2, Binary()))
+        >>> state = model.start().observe(torch.tensor([[0, 3]]), torch.tensor([[1.0, 0.0]]))
+        >>> state.predict(torch.tensor([[1, 2]])).mean()
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(self, schema: Schema, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.schema = schema
+        self.config = ModelConfig() if config is None else config
+        self.tokens = make_tokens(schema, self.config)
+        self.backbone = Backbone(self.config)
+        self.head = Head(schema, self.config.d_model, self.config.n_components, self.config.mixture)
+        self.rotary = self._make_rotary()
+        if self.two_stream:
+            self.beginning = nn.Parameter(torch.randn(self.config.d_model) * 0.5)
+
+    @property
+    def two_stream(self) -> bool:
+        return self.config.wiring == "two_stream"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _make_rotary(self) -> Rotary | None:
+        places = [f.coordinates for f in self.schema.features if f.coordinates is not None]
+        if self.config.rotary_base is None or not places:
+            return None
+        centre = tuple(sum(axis) / len(axis) for axis in zip(*places, strict=True))
+        coordinates = torch.tensor([f.coordinates or centre for f in self.schema.features])
+        return Rotary(coordinates, self.config.d_model // self.config.n_heads, self.config.rotary_base)
+
+    def _turns(self, features: Tensor) -> Tensor | None:
+        return None if self.rotary is None else self.rotary(features)
+
+    def _beginning(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Give the token that opens the content stream, and the identity that places it."""
+        nowhere = torch.full((batch, 1), len(self.schema), device=self.device)
+        return self.beginning.expand(batch, 1, -1), nowhere
+
+    def forward(
+        self, features: Identities, values: Shaped[Tensor, "batch n"], scored: slice = slice(None)
+    ) -> Conditionals:
+        """Give p(x_k | x_1, ..., x_{k-1}) for every k of rows already laid out in their orders, in one pass.
+
+        Args:
+            features: Column numbers in the sequence of each row's order.
+            values: Their values; what lies behind a position never touches it, bit for bit.
+            scored: Which positions k are wanted.
+        """
+        z, u = self.tokens.z(features), self.tokens.u(features, values)
+        if self.two_stream:
+            beginning, nowhere = self._beginning(len(features))
+            u = torch.cat([beginning.to(u.dtype), u[:, :-1]], 1)
+            told = torch.cat([nowhere, features[:, :-1]], 1)
+            pairs, places = torch.stack([u, z], 2), torch.stack([told, features], 2)  # batch n 2 d_model
+            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2)
+        else:
+            pairs, places = torch.stack([z, u], 2), features.repeat_interleave(2, 1)
+            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places))[:, ::2]
+        conditionals: Conditionals = self.head(processed[:, scored], features[:, scored])
+        return conditionals
+
+    @torch.no_grad()
+    def start(self, batch: int = 1, room: int = 0) -> "State":
+        """Begin with nothing observed.
+
+        Args:
+            batch: Rows to follow side by side.
+            room: How many observations to make space for at once; more may follow.
+        """
+        like = next(self.backbone.parameters())
+        cache = self.backbone.empty_cache(batch, like)
+        if self.two_stream:
+            token, nowhere = self._beginning(batch)
+            cache = cache.grow(1, room=room + 1)
+            self.backbone.extend(token, self._turns(nowhere), cache=cache)
+        return State(self, cache, room)
+
+    @torch.no_grad()
+    def fit_marginals(self, values: Float[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
+        """Start the head at each feature's marginal distribution in the data."""
+        self.head.fit_marginals(values.to(self.device), observed.to(self.device))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was."""
+
+    model: DEformer
+    cache: Cache
+    room: int = 0
+
+    @torch.no_grad()
+    def observe(
+        self, features: Identities, values: Shaped[Tensor, "batch n"], present: Bool[Tensor, "batch n"] | None = None
+    ) -> "State":
+        """Add any number of features, in any order.
+
+        Args:
+            features: Column numbers, not observed before.
+            values: Their values.
+            present: Which of them a row really has. None: all.
+        """
+        model = self.model
+        u = model.tokens.u(features, values)
+        if not model.two_stream:
+            u = torch.stack([model.tokens.z(features), u], 2).flatten(1, 2)
+            features = features.repeat_interleave(2, 1)
+            present = None if present is None else present.repeat_interleave(2, 1)
+        factor = 1 if model.two_stream else 2
+        cache = self.cache.grow(u.shape[1], present, factor * self.room + 1)
+        model.backbone.extend(u, model._turns(features), cache=cache)
+        return dataclasses.replace(self, cache=cache)
+
+    @torch.no_grad()
+    def predict(self, features: Identities) -> Conditionals:
+        """Give p(x_i | everything observed) for any number of features at once, each on its own."""
+        model = self.model
+        z = model.tokens.z(features)
+        processed = model.backbone.ask(z, model._turns(features), self.cache, own=not model.two_stream)
+        conditionals: Conditionals = model.head(processed, features)
+        return conditionals
+
+    def select(self, rows: Tensor) -> "State":
+        """Follow some of the rows, possibly several copies of one."""
+        return dataclasses.replace(self, cache=self.cache.select(rows))

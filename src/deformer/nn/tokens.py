@@ -1,0 +1,145 @@
+"""Tokens: z = g_z(identity) asks about a feature, u = g_u(identity, value) tells of one."""
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from deformer.config import ModelConfig
+from deformer.data.schema import Continuous, Schema
+from deformer.errors import InputError
+from deformer.nn.linear import linear_per_slot
+
+Identities = Int[Tensor, "batch n"]
+Tokens = Float[Tensor, "batch n d_model"]
+
+
+class TokenMaker(Protocol):
+    """Makes both kinds of tokens."""
+
+    def z(self, features: Identities) -> Tokens: ...
+    def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens: ...
+
+
+def make_tokens(schema: Schema, config: ModelConfig) -> "EmbeddingTokens | MlpTokens":
+    """Choose the token maker that a config names."""
+    return EmbeddingTokens(schema, config.d_model) if config.tokens == "embedding" else MlpTokens(schema, config)
+
+
+class MlpTokens(nn.Module):
+    """The paper's g_z and g_u: two MLPs on raw coordinates and values, times sqrt(d_model)."""
+
+    coordinates: Tensor
+
+    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+        super().__init__()
+        if any(f.coordinates is None for f in schema.features):
+            raise InputError('tokens="mlp" reads coordinates; give every feature some, or use tokens="embedding".')
+        coordinates = torch.tensor([f.coordinates for f in schema.features])
+        self.register_buffer("coordinates", coordinates, persistent=False)
+        n_axes = coordinates.shape[1]
+        self.g_z = _mlp([n_axes, *config.mlp_widths, config.d_model])
+        self.g_u = _mlp([n_axes + 1, *config.mlp_widths, config.d_model])
+        self.factor = math.sqrt(config.d_model)
+
+    def z(self, features: Identities) -> Tokens:
+        z: Tensor = self.g_z(self.coordinates[features]) * self.factor
+        return z
+
+    def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
+        at = self.coordinates[features]  # batch n axes
+        u: Tensor = self.g_u(torch.cat([at, values.to(at.dtype)[..., None]], -1)) * self.factor
+        return u
+
+
+def _mlp(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class EmbeddingTokens(nn.Module):
+    """Tables of identities and values.
+
+    An identity is the sum of one embedding per coordinate, of one per feature, or both. A label is an entry in a table,
+    the feature's own where its identity is learned, shared where it has only coordinates. A continuous value enters
+    through waves of several lengths.
+    """
+
+    n_waves = 5
+
+    def __init__(self, schema: Schema, d_model: int, std: float = 0.5) -> None:
+        super().__init__()
+        self.n_features = len(schema)
+        self.query = nn.Parameter(torch.randn(d_model) * std)
+        self._make_identities(schema, d_model, std)
+        self._make_labels(schema, d_model, std)
+        self._make_numbers(schema, d_model, std)
+
+    def _make_identities(self, schema: Schema, d_model: int, std: float) -> None:
+        learned = [i for i, f in enumerate(schema.features) if f.learned]
+        axes = list(zip(*(f.coordinates for f in schema.features if f.coordinates is not None), strict=True))
+        placed = [i for i, f in enumerate(schema.features) if f.coordinates is not None]
+        groups = [(learned, list(range(len(learned))))]
+        for axis in axes:
+            ticks = {c: i for i, c in enumerate(sorted(set(axis)))}
+            groups.append((placed, [ticks[c] for c in axis]))
+        sizes = [len(set(entries)) for _, entries in groups]
+        table = torch.full((len(schema), len(groups)), sum(sizes))  # the last entry is nothing
+        for g, (columns, entries) in enumerate(groups):
+            table[columns, g] = torch.tensor(entries, dtype=torch.long) + sum(sizes[:g])
+        self.register_buffer("entries", table, persistent=False)
+        self.identity = nn.Parameter(torch.randn(sum(sizes), d_model) * std)
+
+    def _make_labels(self, schema: Schema, d_model: int, std: float) -> None:
+        offsets, shared, total = [], {}, 0
+        for f in schema.features:
+            size = getattr(f.domain, "n_labels", 1)
+            key = f.name if f.learned else f.domain
+            if key not in shared:
+                shared[key], total = total, total + size
+            offsets.append(shared[key])
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
+        self.label = nn.Parameter(torch.randn(total, d_model) * std)
+
+    def _make_numbers(self, schema: Schema, d_model: int, std: float) -> None:
+        numeric = [f for f in schema.features if isinstance(f.domain, Continuous)]
+        self.register_buffer(
+            "is_number", torch.tensor([isinstance(f.domain, Continuous) for f in schema.features]), persistent=False
+        )
+        keys = list(dict.fromkeys(f.name if f.learned else "" for f in numeric))
+        slots = [keys.index(f.name if f.learned else "") if f in numeric else 0 for f in schema.features]
+        self.register_buffer("slots", torch.tensor(slots), persistent=False)
+        units = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
+        self.register_buffer("loc", torch.tensor([u.loc for u in units], dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor([u.scale for u in units], dtype=torch.float64), persistent=False)
+        if numeric:
+            n_inputs = 2 + 2 * self.n_waves
+            self.number = nn.Parameter(torch.randn(len(keys), d_model, n_inputs) * std / math.sqrt(n_inputs / 2))
+
+    def _identities(self) -> Float[Tensor, "features d_model"]:
+        nothing = self.identity.new_zeros(1, self.identity.shape[1])
+        return F.embedding(self.entries, torch.cat([self.identity, nothing])).sum(1)
+
+    def z(self, features: Identities) -> Tokens:
+        return F.embedding(features, self._identities() + self.query)
+
+    def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
+        numbers = self.is_number[features]
+        labels = self.offsets[features] + torch.where(numbers, 0, values).long()
+        u = F.embedding(features, self._identities()) + F.embedding(labels, self.label)
+        if not hasattr(self, "number"):
+            return u
+        at = numbers.nonzero(as_tuple=True)
+        x = ((values[at] - self.loc[features[at]]) / self.scale[features[at]]).to(u.dtype)
+        told = linear_per_slot(self._waves(x), self.slots[features[at]], self.number, self.number.new_zeros(()).expand(self.number.shape[:2]))
+        return u.index_put(at, u[at] + told.to(u.dtype))
+
+    def _waves(self, x: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens inputs"]:
+        x = x.clamp(-1e4, 1e4)  # a far outlier must not drown the rest of its row
+        phase = x[:, None] * math.pi / 8 * 2.0 ** torch.arange(self.n_waves, dtype=x.dtype, device=x.device)
+        return torch.cat([torch.asinh(x)[:, None], torch.tanh(x)[:, None], phase.sin(), phase.cos()], -1)

@@ -1,0 +1,181 @@
+"""Density: log-probabilities of rows, of some of their features, and of some given others. Nats throughout."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from deformer.data.orders import check_orders, permute, random_orders, unpermute
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError
+from deformer.nn.model import DEformer
+
+Names = Sequence[str]
+
+# Tokens of one batch where nothing needs a gradient: enough to fill two cores, little enough for their caches.
+TOKENS_PER_BATCH = 12_000
+
+
+@torch.no_grad()
+def log_prob_terms(
+    model: DEformer,
+    values: Any,
+    *,
+    orders: Tensor | None = None,
+    given: Names = (),
+    targets: Names | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch features"]:
+    """Give ln p(x_i | what its row's order puts before i) for each scored feature, in column order.
+
+    Args:
+        values: Rows, or a table as `as_rows` takes it; NaN is missing and neither scored nor seen.
+        orders: (n,) or (batch, n) column numbers; only the features named are scored. None: random ones.
+        given: Features that are seen first and not scored.
+        targets: Features that are scored. None: all that are not given.
+        generator: Draws the random orders; needed when `orders` is None.
+
+    Returns:
+        Nats; 0 where nothing was scored. For continuous features log-densities per unit of the value.
+
+    Raises:
+        InputError: Bad values, names or orders.
+
+    Example:
+        >>> from deformer import DEformer, Binary, image_schema
+        >>> model = DEformer(image_schema(2, 2, Binary()))
+        >>> log_prob_terms(model, torch.zeros(1, 4), given=["r0c0"], generator=torch.Generator())
+        tensor([[ 0.0000, -0.6931, -0.6931, -0.6931]])
+    """
+    rows = as_rows(values, model.schema)
+    first, scored = _roles(rows, given, targets)
+    if orders is None:
+        return _terms_of_random(model, rows, first, scored, generator)
+    if given or targets is not None:
+        raise InputError("Give either orders, or given and targets; an order already says what comes first.")
+    orders = check_orders(orders, len(rows), len(model.schema), complete=False)
+    if not permute(rows.observed, orders).all():
+        raise InputError("An order names a missing value; leave it out, or let the orders be drawn at random.")
+    return torch.cat([_terms(model, rows[b], orders[b], scored[b]) for b in batches(len(rows), orders.shape[1])])
+
+
+def log_prob(model: DEformer, values: Any, **choices: Any) -> Float[Tensor, "batch"]:
+    """Give ln p(row), a marginal or a conditional in nats: the sum of `log_prob_terms`, whose arguments it takes."""
+    return log_prob_terms(model, values, **choices).sum(-1)
+
+
+def batches(n_rows: int, n_features: int) -> Iterator[slice]:
+    """Cut rows into batches of about `TOKENS_PER_BATCH` tokens."""
+    size = max(1, TOKENS_PER_BATCH // max(n_features, 1))
+    return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+def _roles(rows: Rows, given: Names, targets: Names | None) -> tuple[Tensor, Tensor]:
+    """Say which features are seen first and which are scored; both masks are (batch, features)."""
+    first, scored = torch.zeros_like(rows.observed), rows.observed.clone()
+    columns = rows.schema.index(given)
+    if targets is not None:
+        scored[:] = False
+        chosen = rows.schema.index(targets)
+        scored[:, chosen] = rows.observed[:, chosen]
+        both = sorted(set(columns) & set(chosen))
+        if both:
+            raise InputError(f"{rows.schema.names[both[0]]!r} is both given and a target.")
+    first[:, columns], scored[:, columns] = rows.observed[:, columns], False
+    return first, scored
+
+
+def _terms_of_random(
+    model: DEformer, rows: Rows, first: Tensor, scored: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    if generator is None:
+        raise InputError("Random orders need a generator; give one, or give the orders.")
+    out = []
+    most = int((first | scored).sum(-1).max())
+    for b in batches(len(rows), most):
+        orders = orders_for(first[b], scored[b], generator)
+        out.append(_terms(model, rows[b], orders, scored[b]))
+    return torch.cat(out)
+
+
+def orders_for(first: Bool[Tensor, "batch features"], then: Bool[Tensor, "batch features"], generator: torch.Generator) -> Int[Tensor, "batch n"]:
+    """Draw random orders of `first`, then of `then`; cut off behind the fullest row."""
+    orders = random_orders(first | then, generator)
+    n = int((first | then).sum(-1).max())
+    if first.any():
+        late = permute(~first, orders).byte().argsort(-1, stable=True)
+        absent = permute(~(first | then), orders)
+        orders = permute(orders, late)
+        orders = permute(orders, permute(absent, late).byte().argsort(-1, stable=True))
+    return orders[:, : max(n, 1)]
+
+
+def _terms(model: DEformer, rows: Rows, orders: Tensor, scored: Tensor) -> Tensor:
+    orders, x = orders.to(model.device), rows.values.to(model.device)
+    x = permute(x, orders)
+    terms = model(orders, x).log_prob(x) * permute(scored.to(model.device), orders)
+    return unpermute(terms, orders, len(model.schema)).to(rows.values.device)
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log-likelihoods in nats per row, over several random orders.
+
+    Args:
+        per_order: -ln p_o(row), one line per order.
+    """
+
+    per_order: Float[Tensor, "orders rows"]
+
+    @property
+    def mean(self) -> float:
+        """The mean over orders and rows: what the paper reports."""
+        return self.per_order.mean().item()
+
+    @property
+    def mean_error(self) -> float:
+        """Its standard error over rows."""
+        return _standard_error(self.per_order.mean(0))
+
+    @property
+    def ensemble_per_row(self) -> Float[Tensor, "rows"]:
+        """-ln mean_o p_o(row): a proper density, never above the mean over orders."""
+        return math.log(len(self.per_order)) - torch.logsumexp(-self.per_order, 0)
+
+    @property
+    def ensemble(self) -> float:
+        """The mean over rows of -ln mean_o p_o(row)."""
+        return self.ensemble_per_row.mean().item()
+
+    @property
+    def ensemble_error(self) -> float:
+        """Its standard error over rows."""
+        return _standard_error(self.ensemble_per_row)
+
+    @property
+    def order_spread(self) -> float:
+        """The standard deviation over orders of a row's log-likelihood, averaged over rows: 0 if orders agree."""
+        return self.per_order.std(0, correction=0).mean().item()
+
+
+def _standard_error(per_row: Tensor) -> float:
+    return (per_row.std() / math.sqrt(len(per_row))).item() if len(per_row) > 1 else math.nan
+
+
+def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Generator) -> NLL:
+    """Score rows under several random orders each.
+
+    Example:
+        >>> from deformer import DEformer, Binary, image_schema
+        >>> model = DEformer(image_schema(2, 2, Binary()))
+        >>> round(nll(model, torch.zeros(3, 4), generator=torch.Generator()).mean, 4)
+        2.7726
+    """
+    if n_orders < 1:
+        raise InputError(f"n_orders must be at least 1, not {n_orders}.")
+    rows = as_rows(values, model.schema)
+    return NLL(torch.stack([-log_prob(model, rows, generator=generator).double() for _ in range(n_orders)]))

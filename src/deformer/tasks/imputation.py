@@ -1,0 +1,76 @@
+"""Imputation: observe what is known, then fill in the rest."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from deformer.data.orders import permute, random_orders, unpermute
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError
+from deformer.nn.model import DEformer
+from deformer.tasks.density import batches
+from deformer.tasks.sampling import complete, observe_known
+
+Strategy = Literal["draw", "mean", "mode"]
+
+
+@torch.no_grad()
+def impute(
+    model: DEformer,
+    values: Any,
+    *,
+    generator: torch.Generator,
+    strategy: Strategy = "draw",
+    n_imputations: int = 1,
+    temperature: float = 1.0,
+) -> Shaped[Tensor, "imputations batch features"]:
+    """Fill in missing values; what was observed comes back as it was.
+
+    Args:
+        values: Rows, or a table in which NaN is missing.
+        strategy: "draw" samples all missing values jointly, one given the others. "mean" and "mode" give each missing
+            value's own expectation or likeliest value given what was observed.
+        n_imputations: How many independent draws; "mean" and "mode" have but one.
+
+    Raises:
+        InputError: Bad values, strategy or number.
+
+    Example:
+        >>> from deformer import DEformer, Binary, image_schema
+        >>> model = DEformer(image_schema(2, 2, Binary()))
+        >>> rows = torch.tensor([[1.0, float("nan"), 0.0, 1.0]])
+        >>> impute(model, rows, strategy="mean", generator=torch.Generator())
+        tensor([[[1.0000, 0.5000, 0.0000, 1.0000]]])
+    """
+    if strategy not in ("draw", "mean", "mode"):
+        raise InputError(f"strategy must be 'draw', 'mean' or 'mode', not {strategy!r}.")
+    if n_imputations < 1 or (n_imputations > 1 and strategy != "draw"):
+        raise InputError(f"n_imputations must be at least 1, and 1 for {strategy!r}; it is {n_imputations}.")
+    rows = as_rows(values, model.schema)
+    if strategy != "draw":
+        orders = random_orders(rows.observed, generator)
+        parts = [_expect(model, rows[b], orders[b], strategy) for b in batches(len(rows), len(model.schema))]
+        return torch.cat(parts)[None]
+    draws = []
+    for _ in range(n_imputations):
+        orders = random_orders(rows.observed, generator)
+        draws.append(complete(model, rows, orders, generator, temperature))
+    return torch.stack(draws)
+
+
+def _expect(model: DEformer, rows: Rows, orders: Tensor, strategy: Strategy) -> Tensor:
+    on_device = rows.to(model.device)
+    orders = orders.to(model.device)
+    n_features = len(model.schema)
+    values, observed = on_device.values.to(model.dtype), on_device.observed
+    first_missing = int(observed.sum(-1).min())
+    if first_missing == n_features:
+        return values.to(rows.values.device)
+    state = observe_known(model, on_device, orders)
+    asked = orders[:, first_missing:]
+    conditionals = state.predict(asked)
+    guess = conditionals.mean() if strategy == "mean" else conditionals.mode()
+    filled = torch.where(permute(observed, asked), permute(values, asked), guess.to(values.dtype))
+    return torch.where(observed, values, unpermute(filled, asked, n_features)).to(rows.values.device)
