@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformer.data.orders import check_orders, permute, random_orders, unpermute
+from deformer.data.orders import check_orders, permute, random_orders, raster_orders, unpermute
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
@@ -179,3 +179,11 @@ def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Ge
         raise InputError(f"n_orders must be at least 1, not {n_orders}.")
     rows = as_rows(values, model.schema)
     return NLL(torch.stack([-log_prob(model, rows, generator=generator).double() for _ in range(n_orders)]))
+
+
+def raster_nll(model: DEformer, values: Any) -> float:
+    """Score rows in column order: the mean -ln p(row) in nats of a model that was trained for that order alone."""
+    rows = as_rows(values, model.schema)
+    orders = raster_orders(rows.observed)
+    parts = [_terms(model, rows[b], orders[b], rows.observed[b]) for b in batches(len(rows), len(model.schema))]
+    return -torch.cat(parts).double().sum(-1).mean().item()

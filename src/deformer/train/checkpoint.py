@@ -1,0 +1,124 @@
+"""Checkpoints: safetensors with a JSON header, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from deformer import config as configs
+from deformer.config import ModelConfig
+from deformer.data.schema import Schema
+from deformer.errors import CheckpointError, InputError
+from deformer.nn.model import DEformer
+
+VERSION = 1
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once: whoever reads it, even after a crash, sees the old content or the new.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write named tensors and a JSON header."""
+    metadata = {"deformer": json.dumps({"version": VERSION, **header})}
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, not ours, or of a later version.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("deformer")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
+    if header is None:
+        raise CheckpointError(f"{path} holds tensors, but no deformer model: its header is missing.")
+    parsed = json.loads(header)
+    if parsed["version"] > VERSION:
+        raise CheckpointError(f"{path} is of version {parsed['version']}; this deformer reads up to {VERSION}.")
+    return tensors, parsed
+
+
+def save(path: str | Path, model: DEformer, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a model's weights with its schema and config.
+
+    Args:
+        notes: Whatever else is to travel with them, as JSON: data, recipe, scores.
+    """
+    write_tensors(Path(path), model.state_dict(), {**describe(model), "notes": dict(notes or {})})
+
+
+def describe(model: DEformer) -> dict[str, Any]:
+    """Give what is needed to build a model anew."""
+    return {"schema": model.schema.to_json(), "config": configs.to_json(model.config)}
+
+
+def load(path: str | Path) -> DEformer:
+    """Read a model that `save` or a training wrote.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, foreign, or its tensors do not fit its config.
+    """
+    tensors, header = read_tensors(Path(path))
+    try:
+        model = DEformer(Schema.from_json(header["schema"]), configs.from_json(ModelConfig, header["config"]))
+    except (KeyError, InputError) as error:
+        raise CheckpointError(f"{path} has no usable header: {error}") from error
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if not n.startswith(("training.", "best."))}
+    load_weights(model, weights, path)
+    return model
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """Read the notes that were saved beside a model."""
+    notes: dict[str, Any] = read_tensors(Path(path))[1].get("notes", {})
+    return notes
+
+
+def load_weights(model: DEformer, weights: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Put named tensors into a model.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown or of another shape; it is named.
+    """
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        if name not in weights or name not in own:
+            raise CheckpointError(f"{origin}: tensor {name!r} is {'missing' if name in own else 'unknown'}.")
+        if own[name].shape != weights[name].shape:
+            raise CheckpointError(
+                f"{origin}: tensor {name!r} has shape {tuple(weights[name].shape)}; "
+                f"the model needs {tuple(own[name].shape)}."
+            )
+    dtype = next(iter(weights.values())).dtype
+    model.to(dtype).load_state_dict(dict(weights))

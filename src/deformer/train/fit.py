@@ -1,0 +1,334 @@
+"""Fit: one loop from a model and rows to its best weights."""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from deformer.config import TrainConfig
+from deformer.data.seeds import generator
+from deformer.data.table import Rows, subset
+from deformer.errors import InputError, TrainingError
+from deformer.nn.model import DEformer
+from deformer.tasks.density import nll, raster_nll
+from deformer.train.batches import draw_batch
+from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
+from deformer.train.logs import Log, Progress
+from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
+from deformer.train.schedule import fraction_done, n_features_now, n_rows_now, rate
+
+
+@dataclass(frozen=True)
+class Point:
+    """One validation: when it was and what it saw, in nats per row.
+
+    The training figure is scaled from the batch's subset of features to whole rows, which have more evidence.
+    """
+
+    step: int
+    minutes: float
+    rows_seen: int
+    training_nll: float
+    validation_nll: float | None
+
+
+@dataclass(frozen=True)
+class History:
+    """How a training went; `stopped` is "done", "patience" or "interrupted"."""
+
+    points: tuple[Point, ...]
+    stopped: str
+
+
+@dataclass
+class Run:
+    """Everything of a run that changes from step to step, beside the weights and the optimisers' state."""
+
+    step: int = 0
+    rows_seen: int = 0
+    minutes: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    best_nll: float = math.inf
+    since_best: int = 0
+    plateaus: int = 0
+    points: list[Point] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def counters(self) -> dict[str, Any]:
+        tensors = ("best", "average", "points")
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in tensors}
+        return {**own, "points": [dataclasses.asdict(p) for p in self.points]}
+
+
+def fit(
+    model: DEformer,
+    rows: Rows,
+    config: TrainConfig,
+    *,
+    validation: Rows | None = None,
+    directory: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = False,
+) -> History:
+    """Train a model in place and leave it with its best weights, or its last ones without validation rows.
+
+    Args:
+        validation: Rows that choose the best weights, under the same random orders each time.
+        directory: Where checkpoints (`last-*.safetensors`, `best.safetensors`), `metrics.csv` and TensorBoard events
+            go. None: nothing is written.
+        resume: Go on from the newest checkpoint in `directory`, if there is one.
+        device: "auto", "cpu", "cuda" or "mps".
+        progress: Show a bar on standard error.
+
+    Raises:
+        InputError: Rows of another schema, or resuming without a directory.
+        CheckpointError: The checkpoint does not fit.
+        TrainingError: The loss is not finite; the last good checkpoint is named.
+    """
+    for part in (rows, validation):
+        if part is not None and part.schema != model.schema:
+            raise InputError("The rows follow another schema than the model's.")
+    if resume and directory is None:
+        raise InputError("Resuming needs the directory of the interrupted run.")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = Fabric(accelerator=device, devices=1, precision=_precision(config, device))
+    return _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress)
+
+
+def _precision(config: TrainConfig, device: str) -> Any:
+    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
+    if config.precision != "auto":
+        return names[config.precision]
+    # Without tile units, bfloat16 products are slower than float32 ones on CPUs.
+    tiles = torch.cpu._is_amx_tile_supported()
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return names["bfloat16" if on_gpu or (tiles and device in ("auto", "cpu")) else "float32"]
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in two."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, lambda *_: asked.set()) for kind in kinds]
+    try:
+        yield asked
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+class Loss(torch.nn.Module):
+    """The mean over scored features of -ln p(x_k | x_1, ..., x_{k-1}), as a module that Fabric can wrap."""
+
+    def __init__(self, model: DEformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, values: Tensor, scored: Tensor) -> Float[Tensor, ""]:
+        terms = self.model(features, values).log_prob(values)
+        return -(terms * scored).sum() / scored.sum().clamp(min=1)
+
+
+class _Fitting:
+    """The parts of one call of `fit`, and the run they advance."""
+
+    def __init__(
+        self,
+        model: DEformer,
+        rows: Rows,
+        config: TrainConfig,
+        validation: Rows | None,
+        directory: Path | None,
+        fabric: Fabric,
+    ) -> None:
+        self.model, self.rows, self.config, self.directory, self.fabric = model, rows, config, directory, fabric
+        picked = generator(config.seed, "validation rows")
+        self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
+        self.state = Run()
+
+    def run(self, resume: bool, progress: bool) -> History:
+        checkpoint = newest(self.directory) if resume else None
+        if checkpoint is None:
+            self.model.fit_marginals(self.rows.values, self.rows.observed)
+        loss, *optimisers = self.fabric.setup(Loss(self.model), *make_optimisers(self.model, self.config))
+        self.optimisers: list[Optimizer] = optimisers
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        with _signals() as asked, Log(self.directory) as log, Progress(progress) as bar:
+            stopped = self._loop(loss, asked, log, bar)
+        if self.directory is not None:
+            self._checkpoint()
+        if self.state.best:
+            load_weights(self.model, self.state.best, "best weights")
+        self.model.eval()
+        return History(tuple(self.state.points), stopped)
+
+    def _loop(self, loss_of: Any, asked: threading.Event, log: Log, bar: Progress) -> str:
+        state, config = self.state, self.config
+        before, saved = time.monotonic() - 60 * state.minutes, time.monotonic()
+        while (done := self._done()) < 1:
+            if asked.is_set():
+                return "interrupted"
+            loss = self._step(loss_of, done)
+            state.minutes = (time.monotonic() - before) / 60
+            bar.show(self._done(), loss, state.step, state.rows_seen)
+            if self._is_due(done):
+                point = self._validate()
+                log.write(point, state.points)
+                bar.validated(point.validation_nll)
+                if config.patience is not None and state.since_best >= config.patience:
+                    return "patience"
+            every = config.checkpoint_steps
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if self.directory is not None and (due or (every and state.step % every == 0)):
+                self._checkpoint()
+                saved = time.monotonic()
+        if not state.points or state.points[-1].step != state.step:
+            log.write(self._validate(), state.points)
+        return "done"
+
+    def _done(self) -> float:
+        s = self.state
+        return fraction_done(self.config, s.step, s.rows_seen, len(self.rows), s.minutes)
+
+    def _step(self, loss_of: Any, done: float) -> float:
+        state, config, n_features = self.state, self.config, len(self.model.schema)
+        n = n_features_now(config, done, n_features)
+        size = n_rows_now(config, n, len(self.rows))
+        batch = draw_batch(self.rows, config.seed, state.step, state.rows_seen, size, n, config.orders)
+        features, values, scored = (t.to(self.model.device) for t in (batch.features, batch.values, batch.scored))
+        set_rates(self.optimisers, rate(config, done, state.step) * config.plateau_factor**state.plateaus)
+        self.model.train()
+        loss: Tensor = loss_of(features, values, scored)
+        nats = loss.item()
+        if not math.isfinite(nats):
+            last = newest(self.directory)
+            raise TrainingError(f"The loss at step {state.step} is {nats}; the last good checkpoint is {last}.")
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+        self.fabric.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        state.step, state.rows_seen = state.step + 1, state.rows_seen + size
+        state.loss_sum, state.loss_count = state.loss_sum + nats * n_features, state.loss_count + 1
+        self._average()
+        return nats * n_features
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = self.config.averaging
+        if decay is None:
+            return
+        decay = min(decay, self.state.step / (10 + self.state.step))  # an early average must forget the start
+        for name, p in self.model.named_parameters():
+            if name in self.state.average:
+                self.state.average[name].lerp_(p, 1 - decay)
+            else:
+                self.state.average[name] = p.clone()
+
+    def _is_due(self, done: float) -> bool:
+        """Validate every so many steps or, where the clock decides, at every twentieth of the run."""
+        every, config = self.config.validate_every, self.config
+        if every is None and config.steps is not None:
+            every = max(1, config.steps // 20)
+        if every is not None:
+            return self.state.step % every == 0
+        return math.floor(20 * self._done()) > math.floor(20 * done)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights in place for a while."""
+        if not self.state.average:
+            yield
+            return
+        own = {n: t.clone() for n, t in self.model.state_dict().items()}
+        self.model.load_state_dict({**own, **self.state.average})
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def _validate(self) -> Point:
+        state, config = self.state, self.config
+        score = None
+        with self._averaged():
+            self.model.eval()
+            if self.validation is not None:
+                orders = config.validation_orders if config.orders == "random" else 1
+                score = self._score(self.validation, orders)
+            self._keep_if_best(score)
+        training = state.loss_sum / max(state.loss_count, 1)
+        state.loss_sum, state.loss_count = 0.0, 0
+        point = Point(state.step, state.minutes, state.rows_seen, training, score)
+        state.points.append(point)
+        return point
+
+    def _score(self, validation: Rows, n_orders: int) -> float:
+        if self.config.orders == "raster":
+            return raster_nll(self.model, validation)
+        return nll(self.model, validation, n_orders=n_orders, generator=generator(self.config.seed, "validation")).mean
+
+    def _keep_if_best(self, score: float | None) -> None:
+        state = self.state
+        if score is not None and not score < state.best_nll:
+            state.since_best += 1
+            if self.config.recipe == "adam" and state.since_best % self.config.plateau_patience == 0:
+                state.plateaus += 1
+            return
+        state.best_nll, state.since_best = math.inf if score is None else score, 0
+        state.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+        if self.directory is not None:
+            save(self.directory / "best.safetensors", self.model, {"step": state.step, "validation_nll": score})
+
+    def _checkpoint(self) -> None:
+        """Write the whole run: a resumed one cannot tell that it was interrupted."""
+        assert self.directory is not None
+        state = self.state
+        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        tensors |= optimiser_tensors(self.optimisers)
+        tensors |= {f"best.{n}": t for n, t in state.best.items()}
+        tensors |= {f"training.average.{n}": t for n, t in state.average.items()}
+        path = self.directory / f"last-{state.step:09d}.safetensors"
+        header = {**describe(self.model), "run": state.counters(), "training": dataclasses.asdict(self.config)}
+        write_tensors(path, tensors, header)
+        for old in sorted(self.directory.glob("last-*.safetensors"))[: -self.config.keep_last]:
+            old.unlink()
+
+    def _restore(self, path: Path) -> None:
+        tensors, header = read_tensors(path)
+        load_weights(self.model, _below(tensors, "model."), path)
+        restore_optimisers(self.optimisers, tensors)
+        counters = dict(header["run"])
+        points = [Point(**p) for p in counters.pop("points")]
+        average = _below(tensors, "training.average.")
+        self.state = Run(**counters, points=points, best=_below(tensors, "best."), average=average)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def newest(directory: Path | None) -> Path | None:
+    """Find the latest checkpoint of a run."""
+    return None if directory is None else max(directory.glob("last-*.safetensors"), default=None)
