@@ -1,0 +1,165 @@
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from deformer.config import ModelConfig, TrainConfig, paper_training
+from deformer.data.schema import Binary, Continuous, image_schema, table_schema
+from deformer.data.seeds import generator
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError, TrainingError
+from deformer.nn.model import DEformer
+from deformer.train.checkpoint import load, read_tensors
+from deformer.train.fit import fit, newest
+
+SCHEMA = image_schema(3, 3, Binary())
+SMALL = ModelConfig(d_model=16, n_layers=1, n_heads=2)
+STEPS = TrainConfig(steps=24, tokens_per_step=64, validate_every=6, checkpoint_steps=5, precision="float32", threads=1)
+
+
+def stripes(n: int = 200) -> Rows:
+    """Rows whose three columns of pixels are constant, so that there is something to learn."""
+    columns = torch.randint(0, 2, (n, 1, 3), generator=generator(0, "stripes"))
+    return as_rows(columns.expand(n, 3, 3).reshape(n, 9), SCHEMA)
+
+
+def new_model(seed: int = 0) -> DEformer:
+    torch.manual_seed(seed)
+    return DEformer(SCHEMA, SMALL)
+
+
+def weights_of(model: DEformer) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_it_learns_the_structure_of_the_data() -> None:
+    rows = stripes()
+    history = fit(new_model(), rows[:150], dataclasses.replace(STEPS, steps=300), validation=rows[150:])
+    assert history.stopped == "done"
+    scores = [p.validation_nll for p in history.points]
+    assert min(s for s in scores if s is not None) < 0.6 * 9 * math.log(2)  # the truth is 3 ln 2
+
+
+def test_a_run_is_a_function_of_its_config() -> None:
+    rows, weights = stripes(), []
+    for _ in range(2):
+        model = new_model()
+        fit(model, rows, STEPS)
+        weights.append(weights_of(model))
+    assert_same(*weights)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_fit import STEPS, fit, new_model, stripes
+rows = stripes()
+fit(new_model(), rows[:150], STEPS, validation=rows[150:], directory=Path(sys.argv[1]), resume=True)
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9}, {"recipe": "adam"}])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, object]) -> None:
+    config, rows = dataclasses.replace(STEPS, **changes), stripes()  # type: ignore[arg-type]
+    whole = new_model()
+    fit(whole, rows[:150], config, validation=rows[150:], directory=tmp_path / "whole")
+    fit(new_model(), rows[:150], config, validation=rows[150:], directory=tmp_path / "first")
+    checkpoints = sorted((tmp_path / "first").glob("last-*"))
+    for late in checkpoints[1:]:  # as if killed before the last one was written
+        late.unlink()
+    pieces = new_model(seed=1)
+    fit(pieces, rows[:150], config, validation=rows[150:], directory=tmp_path / "first", resume=True)
+    assert_same(weights_of(whole), weights_of(pieces))
+    last = [read_tensors(newest(tmp_path / d) or tmp_path)[0] for d in ("whole", "first")]
+    assert_same(*last)
+
+
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    rows, whole = stripes(), new_model()
+    fit(whole, rows[:150], STEPS, validation=rows[150:])
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    process = subprocess.Popen(command, env=where)
+    while newest(tmp_path) is None and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert newest(tmp_path) is not None
+    subprocess.run(command, env=where, check=True)
+    assert_same(weights_of(whole), weights_of(load(tmp_path / "best.safetensors")))
+
+
+def test_a_signal_saves_and_leaves(tmp_path: Path) -> None:
+    model, rows = new_model(), stripes()
+    model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    history = fit(model, rows, STEPS, directory=tmp_path)
+    assert history.stopped == "interrupted"
+    assert newest(tmp_path) is not None
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> None:
+    model = new_model()
+    model.beginning.data.fill_(math.nan)
+    with pytest.raises(TrainingError, match="step 0 is nan; the last good checkpoint is None"):
+        fit(model, stripes(), STEPS, directory=tmp_path)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
+    rows = stripes()
+    model, config = new_model(), dataclasses.replace(STEPS, steps=200, validate_every=1, patience=3, lr=1.0)
+    history = fit(model, rows[:150], config, validation=rows[150:], directory=tmp_path)
+    assert history.stopped == "patience"
+    assert_same(weights_of(model), weights_of(load(tmp_path / "best.safetensors")))
+
+
+def test_the_last_k_checkpoints_are_kept(tmp_path: Path) -> None:
+    fit(new_model(), stripes(), dataclasses.replace(STEPS, keep_last=3), directory=tmp_path)
+    assert [p.name for p in sorted(tmp_path.glob("last-*"))] == [f"last-{s:09d}.safetensors" for s in (15, 20, 24)]
+    assert (tmp_path / "metrics.csv").read_text().startswith("step,minutes,rows_seen,training_nll,validation_nll\n")
+
+
+def test_limits_by_epochs_and_minutes() -> None:
+    rows = stripes(50)
+    one_epoch = dataclasses.replace(STEPS, steps=None, epochs=1.0, curriculum=((1.0, 1.0),), rows_per_step=10)
+    assert fit(new_model(), rows, one_epoch).points[-1].step == 5
+    a_second = dataclasses.replace(STEPS, steps=None, minutes=1 / 60)
+    assert fit(new_model(), rows, a_second).points[-1].minutes < 0.2
+
+
+def test_the_papers_training_lowers_its_rate_on_a_plateau(tmp_path: Path) -> None:
+    rows = stripes()
+    config = paper_training(epochs=1.0, validate_every=2, plateau_patience=2, lr=1e-12, threads=1)
+    fit(new_model(), rows[:60], config, validation=rows[150:], directory=tmp_path)
+    header = read_tensors(newest(tmp_path) or tmp_path)[1]
+    assert header["run"]["plateaus"] >= 1
+
+
+def test_missing_and_continuous_values_train() -> None:
+    schema = table_schema([Continuous(), Binary(), Continuous(5.0, 2.0)])
+    values = torch.randn(64, 3, generator=generator(0))
+    values[:, 1] = (values[:, 0] > 0).float()
+    values[::3, 2] = math.nan
+    history = fit(DEformer(schema, SMALL), as_rows(values, schema), STEPS)
+    assert math.isfinite(history.points[-1].training_nll)
+
+
+def test_rows_of_another_schema_are_refused() -> None:
+    rows = as_rows(torch.zeros(4, 4), image_schema(2, 2, Binary()))
+    with pytest.raises(InputError, match="another schema"):
+        fit(new_model(), rows, STEPS)
+    with pytest.raises(InputError, match="directory"):
+        fit(new_model(), stripes(), STEPS, resume=True)
