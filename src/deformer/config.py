@@ -163,7 +163,9 @@ class TrainConfig:
             raise InputError(f"averaging must lie between 0 and 1, not {self.averaging}.")
         until = [u for u, _ in self.curriculum]
         if not until or until != sorted(until) or until[-1] < 1 or any(not 0 < f <= 1 for _, f in self.curriculum):
-            raise InputError("curriculum must be (until, fraction) pairs that rise to (1, fraction), fractions in (0, 1].")
+            raise InputError(
+                "curriculum must be (until, fraction) pairs that rise to (1, fraction), fractions in (0, 1]."
+            )
 
 
 def paper_training(epochs: float = 50, **changes: Any) -> TrainConfig:

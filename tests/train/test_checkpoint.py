@@ -25,7 +25,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, dtype: torch.dtype) 
     model = DEformer(SCHEMAS[name], SMALL).to(dtype)
     save(tmp_path / "m.safetensors", model, {"nats": 1.5})
     back = load(tmp_path / "m.safetensors")
-    assert back.schema == model.schema and back.config == model.config
+    assert (back.schema, back.config) == (model.schema, model.config)
     for (key, a), (_, b) in zip(model.state_dict().items(), back.state_dict().items(), strict=True):
         assert torch.equal(a, b), key
     assert read_notes(tmp_path / "m.safetensors") == {"nats": 1.5}

@@ -14,19 +14,30 @@ from deformer.errors import InputError
 Orders = Int[Tensor, "batch n"]
 
 
-def random_orders(first: Bool[Tensor, "batch features"], generator: torch.Generator) -> Int[Tensor, "batch features"]:
-    """Draw one uniformly random order per row in which the features of `first` precede all others.
+def random_orders(
+    first: Bool[Tensor, "batch features"],
+    generator: torch.Generator,
+    then: Bool[Tensor, "batch features"] | None = None,
+) -> Int[Tensor, "batch features"]:
+    """Draw one uniformly random order per row: the features of `first`, those of `then`, and all others last.
 
-    With the observed features as `first`, what is missing comes last and can be cut off or ignored.
+    With the observed features in front, what is missing comes last and can be cut off or ignored.
     """
     noise = torch.rand(first.shape, generator=generator, device=generator.device).to(first.device)
-    return (noise + ~first).argsort(dim=-1, stable=True)
+    stage = (~first).int() if then is None else (~first).int() + ~(first | then)
+    return torch.argsort(noise + stage, dim=-1, stable=True)
 
 
 def fixed_orders(order: Sequence[int], first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:
     """Use one order for all rows, with the features of `first` moved to the front and otherwise as given."""
     sequence = torch.as_tensor(order, device=first.device)
-    return sequence[(~first[:, sequence]).byte().argsort(dim=-1, stable=True)]
+    return move_to_front(sequence.expand(len(first), -1), first)
+
+
+def move_to_front(orders: Orders, first: Bool[Tensor, "batch features"]) -> Orders:
+    """Move the features of `first` to the front of each order and change nothing else."""
+    late = ~permute(first, orders)
+    return permute(orders, torch.argsort(late.byte(), dim=-1, stable=True))
 
 
 def raster_orders(first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:

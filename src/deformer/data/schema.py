@@ -23,12 +23,17 @@ class Binary:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Values 0, ..., n_labels - 1 without an order."""
+    """Values 0, ..., n_labels - 1 without an order; `labels` says what they stand for."""
 
     n_labels: int
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _require_count("Categorical.n_labels", self.n_labels)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", tuple(self.labels))
+            if len(self.labels) != self.n_labels:
+                raise InputError(f"Categorical names {len(self.labels)} labels, but has {self.n_labels}.")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class Continuous:
 
     def __post_init__(self) -> None:
         if not (self.scale > 0 and abs(self.loc) < float("inf") and self.scale < float("inf")):
-            raise InputError(f"Continuous needs a finite loc and a positive finite scale, not {self.loc}, {self.scale}.")
+            raise InputError(
+                f"Continuous needs a finite loc and a positive finite scale, not {self.loc}, {self.scale}."
+            )
 
 
 Domain = Binary | Categorical | Ordinal | Continuous

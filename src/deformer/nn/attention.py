@@ -26,15 +26,16 @@ def attend(q: Heads, k: Heads, v: Heads, present: Present | None = None) -> Head
 
 
 def attend_with_self(
-    q: Heads, k: Heads, v: Heads, own_k: Heads, own_v: Heads, present: Present | None = None
+    q: Heads, told: tuple[Heads, Heads], own: tuple[Heads, Heads], present: Present | None = None
 ) -> Heads:
     """Let every query see every present key and one key of its own, but no other query's."""
+    (k, v), (own_k, own_v) = told, own
     scale = 1 / math.sqrt(q.shape[-1])
     past = (q @ k.transpose(-1, -2)) * scale  # batch heads queries keys
     if present is not None:
         past = past.masked_fill(~present[:, None, None, :], -math.inf)
-    own = (q * own_k).sum(-1, keepdim=True) * scale
-    weights = torch.cat([past, own], -1).softmax(-1)
+    itself = (q * own_k).sum(-1, keepdim=True) * scale
+    weights = torch.cat([past, itself], -1).softmax(-1)
     return weights[..., :-1] @ v + weights[..., -1:] * own_v
 
 
@@ -46,7 +47,7 @@ def attend_causally(q: Heads, k: Heads, v: Heads, group: int = 1, present: Prese
     if n_past:
         return attend(q, k, v)
     if q.device.type == "cpu" and k.shape[2] <= BLOCKED_KEYS:
-        out: Heads = _BlockedAttention.apply(q, k, v, group)  # type: ignore[no-untyped-call]
+        out: Heads = _BlockedAttention.apply(q, k, v, group)
         return out
     streams = [F.scaled_dot_product_attention(q[:, :, s::group], k, v, is_causal=True) for s in range(group)]
     return torch.stack(streams, 3).flatten(2, 3)

@@ -1,6 +1,7 @@
 """Backbone: blocks of attention and feed-forward over content tokens u and queries z, with and without a cache."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ class Rotary(nn.Module):
         RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021), https://arxiv.org/abs/2104.09864
     """
 
+    angles: Tensor
+
     def __init__(self, coordinates: Float[Tensor, "features axes"], head_width: int, base: float) -> None:
         super().__init__()
         n_axes, n_pairs = coordinates.shape[1], head_width // 2
@@ -43,7 +46,7 @@ def rotate(x: Heads, turns: Turns) -> Heads:
     if turns is None:
         return x
     dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-    pairs = torch.view_as_complex(x.to(dtype).unflatten(-1, (-1, 2)))  # batch heads rows pairs
+    pairs = torch.view_as_complex(x.to(dtype).reshape(*x.shape[:-1], -1, 2))  # batch heads rows pairs
     angles = turns.to(dtype)[:, None]
     turned = pairs * torch.polar(torch.ones_like(angles), angles)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
@@ -91,7 +94,7 @@ class Block(nn.Module):
         return out
 
     def _split(self, x: Tokens) -> Heads:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # batch heads rows width
+        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)  # batch heads rows width
 
 
 class Backbone(nn.Module):
@@ -102,6 +105,9 @@ class Backbone(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
+
+    def _layers(self) -> Iterator[tuple[int, Block]]:
+        return ((i, block) for i, block in enumerate(self.blocks) if isinstance(block, Block))
 
     def empty_cache(self, batch: int, like: Tensor) -> Cache:
         c = self.config
@@ -114,7 +120,7 @@ class Backbone(nn.Module):
         hold this content, the content is also written into it.
         """
         told = None if turns is None else turns[:, ::group]
-        for layer, block in enumerate(self.blocks):
+        for layer, block in self._layers():
             y = block.enter(x)
             k, v = block.tell(y[:, ::group], told)
             if cache is not None:
@@ -130,11 +136,11 @@ class Backbone(nn.Module):
 
     def ask(self, x: Tokens, turns: Turns, cache: Cache, own: bool) -> Tokens:
         """Run queries that see the cache, and with `own` themselves, but never each other."""
-        for layer, block in enumerate(self.blocks):
+        for layer, block in self._layers():
             y = block.enter(x)
             q, (k, v) = block.ask(y, turns), cache.read(layer)
             if own:
-                attended = attend_with_self(q, k, v, *block.tell(y, turns), cache.present)
+                attended = attend_with_self(q, (k, v), block.tell(y, turns), cache.present)
             else:
                 attended = attend(q, k, v, cache.present)
             x = block.leave(x, attended)

@@ -77,4 +77,6 @@ class Cache:
     def select(self, rows: Tensor) -> "Cache":
         """Copy some rows of the batch, possibly several times: forks of the same evidence."""
         keys, values = (s[:, rows][..., : self.length, :] for s in (self.store.keys, self.store.values))
-        return Cache(_Store(keys, values, self.length), self.length, None if self.present is None else self.present[rows])
+        return Cache(
+            _Store(keys, values, self.length), self.length, None if self.present is None else self.present[rows]
+        )

@@ -135,7 +135,7 @@ class Mixture:
         return 3 * self.n_components
 
     def _parts(self, params: Params) -> tuple[Tensor, Tensor, Tensor]:
-        weights, means, scales = params.split(self.n_components, -1)
+        weights, means, scales = torch.split(params, self.n_components, -1)
         return weights.log_softmax(-1), means, -1.5 + 5.5 * torch.tanh((scales + 1.5) / 5.5)
 
     def _log_density(self, z: Tensor) -> Tensor:
@@ -144,10 +144,12 @@ class Mixture:
         return -z.abs() - 2 * F.softplus(-z.abs())
 
     def _distribution(self, z: Tensor) -> Tensor:
-        return torch.special.ndtr(z) if self.kind == "gaussian" else torch.sigmoid(z)
+        below: Tensor = torch.special.ndtr(z) if self.kind == "gaussian" else torch.sigmoid(z)
+        return below
 
     def _quantile(self, u: Tensor) -> Tensor:
-        return torch.special.ndtri(u) if self.kind == "gaussian" else torch.logit(u)
+        z: Tensor = torch.special.ndtri(u) if self.kind == "gaussian" else torch.logit(u)
+        return z
 
     def log_prob(self, params: Params, x: Values) -> Values:
         log_w, means, log_s = self._parts(params)

@@ -119,6 +119,7 @@ class SlotHead(nn.Module):
     own.
     """
 
+    slots: Tensor
     limits: Tensor
 
     def __init__(self, schema: Schema, columns: list[int], family: Family, d_model: int) -> None:
@@ -164,6 +165,10 @@ class SlotHead(nn.Module):
 class Head(nn.Module):
     """All slot heads of a schema: one per family that occurs."""
 
+    kind_of: Tensor
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, schema: Schema, d_model: int, n_components: int = 8, mixture: str = "logistic") -> None:
         super().__init__()
         families = [family_of(f.domain, n_components, mixture) for f in schema.features]
@@ -178,13 +183,16 @@ class Head(nn.Module):
         continuous = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
         self.register_buffer("kind_of", kind_of, persistent=False)
         self.register_buffer("loc", torch.tensor([c.loc for c in continuous], dtype=torch.float64), persistent=False)
-        self.register_buffer("scale", torch.tensor([c.scale for c in continuous], dtype=torch.float64), persistent=False)
+        self.register_buffer(
+            "scale", torch.tensor([c.scale for c in continuous], dtype=torch.float64), persistent=False
+        )
 
     @staticmethod
     def _share(schema: Schema, column: int, family: Family) -> int:
         """Tell shared categorical slots of different sizes apart, which one bias could not serve."""
         feature = schema.features[column]
-        return 0 if feature.learned or isinstance(family, (Bernoulli, Mixture)) else getattr(feature.domain, "n_labels")
+        shared_labels = isinstance(family, Labels) and not feature.learned
+        return getattr(feature.domain, "n_labels", 0) if shared_labels else 0
 
     def forward(
         self, h: Float[Tensor, "batch queries d_model"], features: Int[Tensor, "batch queries"]

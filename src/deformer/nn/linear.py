@@ -18,7 +18,7 @@ def linear_per_slot(
     """
     if len(weight) == 1:
         return F.linear(x, weight[0], bias[0])
-    slots, index, counts = slot.unique(return_inverse=True, return_counts=True)
+    slots, index, counts = torch.unique(slot, return_inverse=True, return_counts=True)
     by_slot = index.argsort(stable=True)
     place = torch.arange(len(index), device=x.device) - (counts.cumsum(0) - counts)[index[by_slot]]
     fullest = int(counts.max()) if len(x) else 0

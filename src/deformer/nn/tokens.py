@@ -71,6 +71,12 @@ class EmbeddingTokens(nn.Module):
     """
 
     n_waves = 5
+    entries: Tensor
+    offsets: Tensor
+    is_number: Tensor
+    slots: Tensor
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, schema: Schema, d_model: int, std: float = 0.5) -> None:
         super().__init__()
@@ -136,7 +142,12 @@ class EmbeddingTokens(nn.Module):
             return u
         at = numbers.nonzero(as_tuple=True)
         x = ((values[at] - self.loc[features[at]]) / self.scale[features[at]]).to(u.dtype)
-        told = linear_per_slot(self._waves(x), self.slots[features[at]], self.number, self.number.new_zeros(()).expand(self.number.shape[:2]))
+        told = linear_per_slot(
+            self._waves(x),
+            self.slots[features[at]],
+            self.number,
+            self.number.new_zeros(()).expand(self.number.shape[:2]),
+        )
         return u.index_put(at, u[at] + told.to(u.dtype))
 
     def _waves(self, x: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens inputs"]:

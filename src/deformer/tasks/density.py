@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from deformer.data.orders import check_orders, permute, random_orders, raster_orders, unpermute
@@ -97,21 +97,9 @@ def _terms_of_random(
     out = []
     most = int((first | scored).sum(-1).max())
     for b in batches(len(rows), most):
-        orders = orders_for(first[b], scored[b], generator)
+        orders = random_orders(first[b], generator, then=scored[b])[:, : max(most, 1)]
         out.append(_terms(model, rows[b], orders, scored[b]))
     return torch.cat(out)
-
-
-def orders_for(first: Bool[Tensor, "batch features"], then: Bool[Tensor, "batch features"], generator: torch.Generator) -> Int[Tensor, "batch n"]:
-    """Draw random orders of `first`, then of `then`; cut off behind the fullest row."""
-    orders = random_orders(first | then, generator)
-    n = int((first | then).sum(-1).max())
-    if first.any():
-        late = permute(~first, orders).byte().argsort(-1, stable=True)
-        absent = permute(~(first | then), orders)
-        orders = permute(orders, late)
-        orders = permute(orders, permute(absent, late).byte().argsort(-1, stable=True))
-    return orders[:, : max(n, 1)]
 
 
 def _terms(model: DEformer, rows: Rows, orders: Tensor, scored: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformer.data.orders import check_orders, permute, random_orders
+from deformer.data.orders import check_orders, move_to_front, permute, random_orders
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer, State
@@ -47,7 +47,7 @@ def sample(
         orders = random_orders(rows.observed, generator)
     else:
         orders = check_orders(orders, n, len(model.schema), complete=True)
-        orders = permute(orders, (~permute(rows.observed, orders)).byte().argsort(-1, stable=True))
+        orders = move_to_front(orders, rows.observed)
     return complete(model, rows, orders, generator, temperature)
 
 

@@ -146,7 +146,8 @@ class Loss(torch.nn.Module):
 
     def forward(self, features: Tensor, values: Tensor, scored: Tensor) -> Float[Tensor, ""]:
         terms = self.model(features, values).log_prob(values)
-        return -(terms * scored).sum() / scored.sum().clamp(min=1)
+        loss: Tensor = -(terms * scored).sum() / scored.sum().clamp(min=1)
+        return loss
 
 
 class _Fitting:

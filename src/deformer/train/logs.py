@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as RichProgress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 from deformer.train.checkpoint import write_bytes
 
@@ -28,10 +29,12 @@ class Log:
         if self.directory is not None:
             from torch.utils.tensorboard import SummaryWriter  # costs a second to import
 
-            self.board = SummaryWriter(str(self.directory / "tensorboard"))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(self.directory / "tensorboard"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.board is not None:
             self.board.close()
 
@@ -71,7 +74,9 @@ class Progress:
         self.task = self.bar.add_task("", total=1.0, step=0, loss=0.0, best="-", speed=0.0)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def show(self, done: float, loss: float, step: int, rows_seen: int) -> None:

@@ -1,0 +1,62 @@
+"""From a table of numbers and text to a schema, and from a table and a schema to rows."""
+
+import numpy as np
+import torch
+
+from deformer.data.files import Column, Table
+from deformer.data.schema import Binary, Categorical, Continuous, Domain, Feature, Ordinal, Schema
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError
+
+MOST_LEVELS = 64
+
+
+def infer_schema(table: Table) -> Schema:
+    """Guess each column's domain: text is categorical, 0/1 binary, few small whole numbers ordinal, else continuous."""
+    return Schema(tuple(Feature(n, _domain(c)) for n, c in zip(table.names, table.columns, strict=True)))
+
+
+def _domain(column: Column) -> Domain:
+    if column.dtype == object:
+        labels = tuple(sorted({value for value in column if value is not None}))
+        return Categorical(len(labels), labels)
+    known = column[np.isfinite(column)]
+    if len(known) and (known == np.floor(known)).all() and known.min() >= 0 and known.max() < MOST_LEVELS:
+        return Binary() if known.max() <= 1 else Ordinal(int(known.max()) + 1)
+    if not len(known):
+        return Continuous()
+    return Continuous(float(known.mean()), float(known.std()) or 1.0)
+
+
+def to_rows(table: Table, schema: Schema) -> Rows:
+    """Bring a table under a schema: columns by name where the names are the schema's, else by position.
+
+    Raises:
+        InputError: Other columns than the schema's, unknown labels, or values out of domain.
+    """
+    if len(table.names) != len(schema):
+        raise InputError(f"The table has {len(table.names)} columns; the model has {len(schema)} features.")
+    columns = table.columns
+    if set(table.names) == set(schema.names):
+        columns = tuple(columns[table.names.index(name)] for name in schema.names)
+    elif table.names != tuple(f"x{i}" for i in range(len(schema))):
+        unknown = next(n for n in table.names if n not in schema.names)
+        raise InputError(f"The model has no feature {unknown!r}; it has {', '.join(schema.names[:8])}.")
+    coded = [_codes(column, feature) for column, feature in zip(columns, schema.features, strict=True)]
+    return as_rows(torch.from_numpy(np.stack(coded, 1)), schema)
+
+
+def _codes(column: Column, feature: Feature) -> Column:
+    """Give numbers for labels."""
+    labels = feature.domain.labels if isinstance(feature.domain, Categorical) else None
+    if labels is None:
+        if column.dtype == object:
+            text = next(value for value in column if value is not None)
+            raise InputError(f"Feature {feature.name!r} holds the text {text!r}; expected numbers.")
+        return column
+    code = {label: float(i) for i, label in enumerate(labels)}
+    spelled = [None if value is None or value != value else str(value) for value in column]
+    unknown = next((s for s in spelled if s is not None and s not in code), None)
+    if unknown is not None:
+        raise InputError(f"Feature {feature.name!r} knows no label {unknown!r}; it has {', '.join(labels[:8])}.")
+    return np.array([np.nan if s is None else code[s] for s in spelled])
