@@ -14,7 +14,7 @@ _HOMES = {
     "deformer.data.table": ("Rows", "as_rows"),
     "deformer.data.sources": ("load_source",),
     "deformer.data.seeds": ("generator",),
-    "deformer.nn.model": ("DEformer", "State"),
+    "deformer.nn.model": ("DEformer", "State", "new_model"),
     "deformer.nn.heads": ("Conditionals",),
     "deformer.nn.authors": ("from_authors_state_dict",),
     "deformer.tasks.density": ("NLL", "log_prob", "log_prob_terms", "nll"),
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from deformer.errors import CheckpointError, DeformerError, InputError, SourceError, TrainingError
     from deformer.nn.authors import from_authors_state_dict
     from deformer.nn.heads import Conditionals
-    from deformer.nn.model import DEformer, State
+    from deformer.nn.model import DEformer, State, new_model
     from deformer.tasks.density import NLL, log_prob, log_prob_terms, nll
     from deformer.tasks.imputation import impute
     from deformer.tasks.sampling import sample

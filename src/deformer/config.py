@@ -168,20 +168,13 @@ class TrainConfig:
             )
 
 
-def paper_training(epochs: float = 50, **changes: Any) -> TrainConfig:
+def paper_training(epochs: float | None = 50, **changes: Any) -> TrainConfig:
     """Give the training of the paper: Adam, one row at a time, a tenth of the rate after five epochs of plateau."""
-    paper = TrainConfig(
-        epochs=epochs,
-        recipe="adam",
-        lr=1e-6,
-        betas=(0.9, 0.999),
-        rows_per_step=1,
-        curriculum=((1.0, 1.0),),
-        warmup_steps=0,
-        clip=float("inf"),
-        precision="float32",
-    )
-    return dataclasses.replace(paper, **changes)
+    paper: dict[str, Any] = {
+        **{"epochs": epochs, "recipe": "adam", "lr": 1e-6, "betas": (0.9, 0.999), "rows_per_step": 1},
+        **{"curriculum": ((1.0, 1.0),), "warmup_steps": 0, "clip": float("inf"), "precision": "float32"},
+    }
+    return TrainConfig(**{**paper, **changes})
 
 
 def _require(config: Any, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = ()) -> None:

@@ -120,6 +120,13 @@ class DEformer(nn.Module):
         self.head.fit_marginals(values.to(self.device), observed.to(self.device))
 
 
+def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) -> DEformer:
+    """Make a model whose initial weights depend on the seed alone and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DEformer(schema, config)
+
+
 @dataclass(frozen=True)
 class State:
     """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was."""

@@ -1,0 +1,283 @@
+"""The command `deformer`. Nothing heavy is imported before a command runs."""
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from deformer.errors import DeformerError, InputError
+
+app = typer.Typer(
+    help="Order-agnostic density estimation: p(any feature | any others, observed in any order).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(str, Enum):
+    auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take defaults of options from a TOML or JSON file."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text()
+        settings = json.loads(text) if path.suffix == ".json" else _toml(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {path}: {error}") from error
+    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    known = {p.name for p in context.command.params}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"{path} sets {unknown[0]!r}, which this command does not know.")
+    context.default_map = {**(context.default_map or {}), **settings}
+    return path
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+Model = Annotated[Path, typer.Argument(help="A .safetensors file that `deformer train` wrote.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0)]
+On = Annotated[Device, typer.Option(help="Where to compute.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="TOML or JSON with defaults for these options.", callback=_read_config, is_eager=True
+    ),
+]
+DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie, before DEFORMER_DATA and the user's cache.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write. None: CSV on standard output.")]
+Input = Annotated[str, typer.Argument(help="A .csv, .npy, .npz or .parquet, or the name of a source.")]
+Part = Annotated[str, typer.Option(help="Of a named source: train, validation or test.")]
+Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
+Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1)]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path(
+        "quickstart"
+    ),
+    minutes: Annotated[float, typer.Option(help="Of training, for both models together.", min=0.01)] = 2.5,
+    source: Annotated[str, typer.Option(help="digits or digits-binary.")] = "digits",
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Train on small images of digits, report, and draw pictures, in about three minutes."""
+    from deformer.api.quickstart import run
+
+    run(output, minutes, source, seed, device.value)
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Option(help="digits, digits-binary, mnist-binarized, notmnist, or a table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.safetensors"),
+    directory: Annotated[Path | None, typer.Option(help="Where checkpoints and logs go.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --directory.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows.")] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper: the paper's network and training.")] = "default",
+    wiring: Annotated[str | None, typer.Option(help="two_stream or interleaved.")] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of a token.")] = None,
+    n_layers: Annotated[int | None, typer.Option(help="Number of blocks.")] = None,
+    n_heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="muon or adam.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Rate of Adam.")] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Rate of Muon.")] = None,
+    tokens_per_step: Annotated[int | None, typer.Option(help="Observed features in a batch.")] = None,
+    rows_per_step: Annotated[int | None, typer.Option(help="Rows in a batch.")] = None,
+    averaging: Annotated[float | None, typer.Option(help="Decay of an average of the weights.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Validations without a better one before stopping.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float64.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    rows: Annotated[int, typer.Option(help="Random test rows to report on.", min=2)] = 500,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Train a model on a data set or a table."""
+    from deformer.api.training import train as run
+
+    network = {"wiring": wiring, "d_model": d_model, "n_layers": n_layers, "n_heads": n_heads}
+    training = {
+        **{"minutes": minutes, "steps": steps, "epochs": epochs, "recipe": recipe, "lr": lr, "muon_lr": muon_lr},
+        **{"tokens_per_step": tokens_per_step, "rows_per_step": rows_per_step, "averaging": averaging},
+        **{"patience": patience, "precision": precision, "threads": threads, "seed": seed},
+    }
+    stopped = run(source, output, directory, resume, preset, network, training, rows, data_dir, device.value)
+    if stopped == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command()
+def score(
+    model: Model,
+    rows: Input,
+    orders: Orders = 4,
+    part: Part = "test",
+    output: Output = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Give the log-likelihood of each row in nats; higher is more normal."""
+    from deformer.api import files
+    from deformer.data.seeds import generator
+    from deformer.tasks.density import nll
+
+    files.check_output(output, [".csv"])
+    network = files.open_model(model, device.value)
+    table = files.read_rows(network, rows, data_dir, part)
+    scores = nll(network, table, n_orders=orders, generator=generator(seed, "orders"))
+    columns = (-scores.per_order.mean(0), -scores.ensemble_per_row, scores.per_order.std(0, correction=0))
+    lines = [[f"{v:.6f}" for v in line] for line in zip(*(c.tolist() for c in columns), strict=True)]
+    files.write_csv(["mean_over_orders", "ensemble_over_orders", "order_spread"], lines, output)
+
+
+@app.command()
+def sample(
+    model: Model,
+    n: Annotated[int, typer.Option("--n", "-n", help="Rows to draw.", min=1)] = 10,
+    given: Annotated[str | None, typer.Option(help="Table with evidence to keep: one row, or n rows.")] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1, likely values become likelier.")] = 1.0,
+    output: Output = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Draw new rows; of images a sheet, if the output ends in .png."""
+    from deformer.api import files
+    from deformer.data.seeds import generator
+    from deformer.tasks.sampling import sample as draw
+
+    files.check_output(output, [".csv", ".npz", ".png"])
+    network = files.open_model(model, device.value)
+    evidence = None if given is None else files.read_rows(network, given, None)
+    rows = draw(network, n, given=evidence, temperature=temperature, generator=generator(seed, "sample"))
+    _write(rows, network.schema, output)
+
+
+@app.command()
+def impute(
+    model: Model,
+    rows: Input,
+    strategy: Annotated[str, typer.Option(help="draw (jointly), mean or mode (each on its own).")] = "draw",
+    n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1)] = 1,
+    part: Part = "test",
+    output: Output = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Fill in missing values; what was observed comes back as it was."""
+    from deformer.api import files
+    from deformer.data.seeds import generator
+    from deformer.tasks.imputation import impute as fill
+
+    files.check_output(output, [".csv", ".npz", ".png"])
+    network = files.open_model(model, device.value)
+    table = files.read_rows(network, rows, data_dir, part)
+    draws = generator(seed, "impute")
+    filled = fill(network, table, strategy=strategy, n_imputations=n_imputations, generator=draws)  # type: ignore[arg-type]
+    _write(filled.flatten(0, 1), network.schema, output)
+
+
+def _write(rows: Any, schema: Any, output: Path | None) -> None:
+    from deformer.api import files
+
+    if output is None or output.suffix != ".png":
+        files.write_rows(rows, schema, output)
+        return
+    shape = files.image_shape(schema)
+    if shape is None:
+        raise InputError("Only images can be drawn; this model's rows are none. Write .csv or .npz.")
+    from deformer.api.plots import sheet
+    from deformer.train.checkpoint import write_bytes
+
+    write_bytes(output, sheet(rows, shape))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Input,
+    orders: Orders = 10,
+    rows: Rows = None,
+    part: Part = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Report the negative log-likelihood over a whole data set, and how far orders agree."""
+    from deformer.api import files
+    from deformer.api.report import report, spell
+    from deformer.data.seeds import generator
+    from deformer.data.table import subset
+    from deformer.tasks.density import nll
+
+    network = files.open_model(model, device.value)
+    table = subset(files.read_rows(network, source, data_dir, part), rows, generator(seed, "rows"))
+    scores = nll(network, table, n_orders=orders, generator=generator(seed, "orders"))
+    figures = report(scores, len(network.schema))
+    print(json.dumps(figures) if as_json else spell(figures))
+
+
+@app.command()
+def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Device.cpu) -> None:
+    """Describe a model: its features, its network and the notes it came with."""
+    from dataclasses import asdict
+
+    from deformer.train.checkpoint import load, read_notes
+
+    network = load(model)
+    features = [
+        {"name": f.name, **asdict(f.domain), "domain": type(f.domain).__name__} for f in network.schema.features
+    ]
+    described = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "config": asdict(network.config),
+        "notes": read_notes(model),
+        "n_features": len(features),
+        "features": features[:8],
+    }
+    print(json.dumps(described, indent=2))
+
+
+def main() -> NoReturn:
+    """Run the command; one line and exit code 2 for whatever the caller can put right."""
+    try:
+        app()
+    except DeformerError as error:
+        _say(f"deformer: error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Models and rows from files, results into files or onto standard output."""
+
+import csv
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deformer.data.files import read_table
+from deformer.data.infer import to_rows
+from deformer.data.schema import Categorical, Continuous, Domain, Schema
+from deformer.data.sources import SOURCES, load_source
+from deformer.data.table import Rows
+from deformer.errors import InputError
+from deformer.nn.model import DEformer
+from deformer.train.checkpoint import load, write_bytes
+from deformer.train.process import keep_memory
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn "auto" into the best device there is.
+
+    Raises:
+        InputError: An unknown device, or one that this machine does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available.get(name, False):
+        raise InputError(f"Device {name!r} is not available; choose auto{''.join(f', {k}' for k in available)}.")
+    return torch.device(name)
+
+
+def open_model(path: Path, device: str = "auto") -> DEformer:
+    """Load a model onto a device, ready to answer."""
+    keep_memory()
+    return load(path).to(choose_device(device)).eval()
+
+
+def read_rows(model: DEformer, name: str, data_dir: Path | None, part: str = "test") -> Rows:
+    """Read the rows of a table, or a part of a named source, under a model's schema."""
+    if name not in SOURCES:
+        return to_rows(read_table(Path(name)), model.schema)
+    source = load_source(name, data_dir)
+    if source.schema != model.schema:
+        raise InputError(f"The model follows another schema than {name}: {len(model.schema)} features.")
+    chosen = {"train": source.train, "validation": source.validation, "test": source.test}.get(part)
+    if chosen is None:
+        raise InputError(f"{name} has no part {part!r}; try --part train.")
+    return chosen
+
+
+def check_output(path: Path | None, suffixes: Sequence[str]) -> None:
+    """Find out before any work whether a result can be written.
+
+    Raises:
+        InputError: An unknown suffix, or a folder that takes no files.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} must end in {' or '.join(suffixes)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    if path.is_dir():
+        raise InputError(f"Cannot write {path}: it is a folder.")
+
+
+def write_rows(values: Tensor, schema: Schema, output: Path | None) -> None:
+    """Write rows in the units and labels of the data: .npz holds X, anything else is CSV."""
+    if output is not None and output.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, X=values.cpu().numpy())
+        write_bytes(output, buffer.getvalue())
+        return
+    spelled = [[_spell(v, f.domain) for v, f in zip(row, schema.features, strict=True)] for row in values.tolist()]
+    write_csv(schema.names, spelled, output)
+
+
+def write_csv(header: Sequence[str], lines: Sequence[Sequence[object]], output: Path | None) -> None:
+    """Write a CSV to a file, at once, or to standard output."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(lines)
+    if output is not None:
+        write_bytes(output, text.getvalue().encode())
+        return
+    try:
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _spell(value: float, domain: Domain) -> str:
+    if isinstance(domain, Categorical) and domain.labels is not None:
+        return domain.labels[int(value)]
+    return f"{value:.9g}" if isinstance(domain, Continuous) else f"{value:.6g}"
+
+
+def image_shape(schema: Schema) -> tuple[int, int] | None:
+    """Give (height, width) if the features are the pixels of one grey image, else None."""
+    places = [f.coordinates for f in schema.features]
+    if any(p is None or len(p) != 2 for p in places):
+        return None
+    height, width = (int(max(p[axis] for p in places if p is not None)) + 1 for axis in (0, 1))
+    raster = [(float(r), float(c)) for r in range(height) for c in range(width)]
+    return (height, width) if places == raster else None

@@ -1,0 +1,96 @@
+"""Pictures: sheets of images, holes filled in, histograms and learning curves, as PNG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _grid(n: int, columns: int, size: float) -> tuple[Any, Any]:
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * 1.15), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
+
+
+def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None = None, columns: int = 10) -> bytes:
+    """Show images side by side, in reading order.
+
+    Args:
+        images: (n, height * width).
+        titles: One per image, such as its NLL.
+    """
+    figure, axes = _grid(len(images), columns, 0.9)
+    top = float(images.max())
+    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.imshow(image.view(shape).cpu(), cmap="gray", vmin=0, vmax=top)
+        if titles is not None:
+            axis.set_title(titles[i], fontsize=7, pad=2)
+    return _png(figure)
+
+
+def holes(original: Tensor, filled: Mapping[str, tuple[Tensor, Tensor]], shape: tuple[int, int], top: float) -> bytes:
+    """Show each image, then for each kind of hole what was removed (red) and what was filled in.
+
+    Args:
+        original: (n, pixels).
+        filled: By kind of hole: the mask of what was kept, and the images filled in, both (n, pixels).
+    """
+    figure, axes = _grid(len(original) * (1 + 2 * len(filled)), 1 + 2 * len(filled), 1.1)
+    for i, image in enumerate(original):
+        _show(axes[i][0], image, None, shape, top)
+        for j, (kept, images) in enumerate(filled.values()):
+            _show(axes[i][1 + 2 * j], image, kept[i], shape, top)
+            _show(axes[i][2 + 2 * j], images[i], None, shape, top)
+    axes[0][0].set_title("original", fontsize=8)
+    for j, kind in enumerate(filled):
+        axes[0][1 + 2 * j].set_title(f"{kind} removed", fontsize=8)
+        axes[0][2 + 2 * j].set_title("filled in", fontsize=8)
+    return _png(figure)
+
+
+def _show(axis: Any, image: Tensor, kept: Tensor | None, shape: tuple[int, int], top: float) -> None:
+    colours = np.repeat(image.view(shape).float().cpu().numpy()[..., None] / top, 3, axis=2)
+    if kept is not None:
+        colours[~kept.view(shape).cpu().numpy()] = (0.85, 0.1, 0.1)
+    axis.imshow(colours.clip(0, 1))
+
+
+def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihood (nats)") -> bytes:
+    """Show how several groups of scores are distributed, over the same bins."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    everything = np.concatenate([scores.cpu().numpy() for scores in groups.values()])
+    bins = np.histogram_bin_edges(everything, 60)
+    for name, scores in groups.items():
+        axis.hist(scores.cpu().numpy(), bins, alpha=0.6, density=True, label=name)
+    axis.set_xlabel(label)
+    axis.set_ylabel("density")
+    axis.legend(frameon=False)
+    return _png(figure)
+
+
+def curve(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str) -> bytes:
+    """Draw lines such as a score against minutes."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    for name, (x, y) in lines.items():
+        axis.plot(x, y, marker=".", label=name)
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    return _png(figure)

@@ -1,0 +1,89 @@
+"""Training from the command line: a source, a preset and changes to it become a model file."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deformer.api.files import check_output
+from deformer.api.report import report, spell
+from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
+from deformer.data.seeds import generator
+from deformer.data.sources import Source, load_source
+from deformer.data.table import split, subset
+from deformer.errors import InputError
+from deformer.nn.model import new_model
+from deformer.tasks.density import nll
+from deformer.train.checkpoint import save
+from deformer.train.fit import fit
+from deformer.train.process import keep_memory
+
+
+def train(
+    name: str,
+    output: Path,
+    directory: Path | None,
+    resume: bool,
+    preset: str,
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    n_report: int,
+    data_dir: Path | None,
+    device: str,
+) -> str:
+    """Train, save and report on random test rows; say why the training ended."""
+    keep_memory()
+    check_output(output, [".safetensors"])
+    network_config, config = configure(preset, network, training)
+    source = with_parts(load_source(name, data_dir), config.seed)
+    model = new_model(source.schema, network_config, config.seed)
+    assert source.validation is not None
+    history = fit(
+        model,
+        source.train,
+        config,
+        validation=source.validation,
+        directory=directory,
+        resume=resume,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    last = history.points[-1] if history.points else None
+    notes: dict[str, Any] = {"source": name, "stopped": history.stopped, "training": dataclasses.asdict(config)}
+    if last is not None:
+        notes |= {"steps": last.step, "minutes": last.minutes, "rows_seen": last.rows_seen}
+    save(output, model, notes)
+    if history.stopped == "interrupted":
+        print(f"interrupted; the best weights so far are in {output}", file=sys.stderr)
+        return history.stopped
+    part, rows = ("test", source.test) if source.test is not None else ("validation", source.validation)
+    chosen = subset(rows, n_report, generator(config.seed, "report"))
+    figures = report(nll(model, chosen, n_orders=4, generator=generator(config.seed, "orders")), len(model.schema))
+    save(output, model, {**notes, f"{part}_scores": figures})
+    print(f"{part} rows: {spell(figures)}")
+    return history.stopped
+
+
+def configure(preset: str, network: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig]:
+    """Apply what was named to a preset.
+
+    Raises:
+        InputError: An unknown preset or an impossible value.
+    """
+    if preset not in ("default", "paper"):
+        raise InputError(f"preset must be default or paper, not {preset!r}.")
+    named = {key: value for key, value in training.items() if value is not None}
+    if preset == "paper":
+        config, base = paper_training(**{"epochs": None, **named}), paper_config()
+    else:
+        config, base = TrainConfig(**named), ModelConfig()
+    return dataclasses.replace(base, **{k: v for k, v in network.items() if v is not None}), config
+
+
+def with_parts(source: Source, seed: int) -> Source:
+    """Hold out a tenth of the rows for validation, where a source has none of its own."""
+    if source.validation is not None:
+        return source
+    train_rows, validation = split(source.train, 0.1, generator(seed, "split"))
+    return dataclasses.replace(source, train=train_rows, validation=validation)
