@@ -77,7 +77,7 @@ def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihoo
     everything = np.concatenate([scores.cpu().numpy() for scores in groups.values()])
     bins = np.histogram_bin_edges(everything, 60)
     for name, scores in groups.items():
-        axis.hist(scores.cpu().numpy(), bins, alpha=0.6, density=True, label=name)
+        axis.hist(scores.cpu().numpy(), bins.tolist(), alpha=0.6, density=True, label=name)
     axis.set_xlabel(label)
     axis.set_ylabel("density")
     axis.legend(frameon=False)

@@ -160,7 +160,8 @@ def _amat(folders: list[Path], part: str) -> npt.NDArray[np.uint8]:
                 f"put binarized_mnist.npz or the three .amat files there, or name their folder with --data-dir."
             ) from error
     digits = np.frombuffer(text, dtype=np.uint8)
-    return (digits[(digits == 48) | (digits == 49)] - 48).reshape(-1, 784)
+    bits: npt.NDArray[np.uint8] = digits[(digits == 48) | (digits == 49)] - 48
+    return bits.reshape(-1, 784)
 
 
 def _notmnist(folders: list[Path], seed: int) -> Source:

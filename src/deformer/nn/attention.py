@@ -47,7 +47,7 @@ def attend_causally(q: Heads, k: Heads, v: Heads, group: int = 1, present: Prese
     if n_past:
         return attend(q, k, v)
     if q.device.type == "cpu" and k.shape[2] <= BLOCKED_KEYS:
-        out: Heads = _BlockedAttention.apply(q, k, v, group)
+        out: Heads = _BlockedAttention.apply(q, k, v, group)  # type: ignore[no-untyped-call]
         return out
     streams = [F.scaled_dot_product_attention(q[:, :, s::group], k, v, is_causal=True) for s in range(group)]
     return torch.stack(streams, 3).flatten(2, 3)
@@ -107,7 +107,7 @@ class _BlockedAttention(torch.autograd.Function):
         return out.view(q.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out, *weights = ctx.saved_tensors
         grad = grad.reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)

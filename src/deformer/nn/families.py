@@ -163,7 +163,8 @@ class Mixture:
 
     def mean(self, params: Params) -> Values:
         log_w, means, _ = self._parts(params)
-        return (log_w.exp() * means).sum(-1)
+        mean: Tensor = (log_w.exp() * means).sum(-1)
+        return mean
 
     def mode(self, params: Params) -> Values:
         """Give the highest point among those that gradient-free steps reach from each component's mean."""
