@@ -14,10 +14,12 @@ if [ -e "$done_mark" ] && [ "$done_mark" -nt pyproject.toml ]; then
 fi
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 python=$venv/bin/python
+"$python" -m pip install --quiet 'pip>=23'
 
 if ! "$python" -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
     # On Linux the default build of PyTorch brings gigabytes of CUDA libraries; where pip would take it, uv takes the CPU build.
-    if "$python" -m pip install --dry-run --quiet --report - "$torch" | grep -q '"name": "nvidia-'; then
+    plan=$("$python" -m pip install --dry-run --quiet --report - "$torch")
+    if [[ $plan == *'"name": "nvidia-'* ]]; then
         "$python" -m pip install --quiet uv
         "$python" -m uv pip install --python "$python" --torch-backend cpu "$torch"
     else

@@ -186,17 +186,16 @@ def _require(config: Any, positive: tuple[str, ...] = (), not_negative: tuple[st
 
 
 def check_fields(config: Any) -> None:
-    """Check every field of a config against its annotation, turning JSON's lists into tuples.
+    """Check every field of a config against its annotation.
 
     Raises:
         InputError: The first field of another type, with what it may be.
     """
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
-        value = _tuples(getattr(config, f.name))
+        value = getattr(config, f.name)
         if not _matches(value, hints[f.name]):
             raise InputError(f"{f.name} must be {_spell(hints[f.name])}, not {value!r}.")
-        object.__setattr__(config, f.name, value)
 
 
 def _tuples(value: Any) -> Any:
@@ -241,6 +240,6 @@ def from_json(kind: type[Config], text: str) -> Config:
         64
     """
     try:
-        return kind(**json.loads(text))
+        return kind(**{name: _tuples(value) for name, value in json.loads(text).items()})
     except (TypeError, json.JSONDecodeError) as error:
         raise InputError(f"This is not a {kind.__name__}: {error}") from error

@@ -1,6 +1,7 @@
 """The command `deformer`. Nothing heavy is imported before a command runs."""
 
 import json
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -12,7 +13,6 @@ from deformer.errors import DeformerError, InputError
 
 app = typer.Typer(
     help="Order-agnostic density estimation: p(any feature | any others, observed in any order).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -31,11 +31,13 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         settings = json.loads(text) if path.suffix == ".json" else _toml(text)
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold names of options and their values.")
     settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
-    known = {p.name for p in context.command.params}
+    known = {str(p.name) for p in context.command.params} - {"config", "help"}
     unknown = sorted(set(settings) - known)
     if unknown:
-        raise InputError(f"{path} sets {unknown[0]!r}, which this command does not know.")
+        raise InputError(f"{path} sets {unknown[0]!r}; this command knows {', '.join(sorted(known))}.")
     context.default_map = {**(context.default_map or {}), **settings}
     return path
 
@@ -49,7 +51,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 Model = Annotated[Path, typer.Argument(help="A .safetensors file that `deformer train` wrote.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0)]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=2**63 - 1)]
 On = Annotated[Device, typer.Option(help="Where to compute.")]
 Config = Annotated[
     Path | None,
@@ -60,13 +62,9 @@ Config = Annotated[
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie, before DEFORMER_DATA and the user's cache.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write. None: CSV on standard output.")]
 Input = Annotated[str, typer.Argument(help="A .csv, .npy, .npz or .parquet, or the name of a source.")]
-Part = Annotated[str, typer.Option(help="Of a named source: train, validation or test.")]
+Part = Annotated[str, typer.Option(help="Of a source that is split: train, validation or test.")]
 Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
-Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1)]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1, max=10_000)]
 
 
 @app.command()
@@ -97,9 +95,9 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper: the paper's network and training.")] = "default",
     wiring: Annotated[str | None, typer.Option(help="two_stream or interleaved.")] = None,
-    d_model: Annotated[int | None, typer.Option(help="Width of a token.")] = None,
-    n_layers: Annotated[int | None, typer.Option(help="Number of blocks.")] = None,
-    n_heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of a token.", min=1, max=16_384)] = None,
+    n_layers: Annotated[int | None, typer.Option(help="Number of blocks.", min=1, max=1_000)] = None,
+    n_heads: Annotated[int | None, typer.Option(help="Attention heads.", min=1, max=1_024)] = None,
     recipe: Annotated[str | None, typer.Option(help="muon or adam.")] = None,
     lr: Annotated[float | None, typer.Option(help="Rate of Adam.")] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Rate of Muon.")] = None,
@@ -158,7 +156,7 @@ def score(
 @app.command()
 def sample(
     model: Model,
-    n: Annotated[int, typer.Option("--n", "-n", help="Rows to draw.", min=1)] = 10,
+    n: Annotated[int, typer.Option("--n", "-n", help="Rows to draw.", min=1, max=1_000_000)] = 10,
     given: Annotated[str | None, typer.Option(help="Table with evidence to keep: one row, or n rows.")] = None,
     temperature: Annotated[float, typer.Option(help="Below 1, likely values become likelier.")] = 1.0,
     output: Output = None,
@@ -183,7 +181,7 @@ def impute(
     model: Model,
     rows: Input,
     strategy: Annotated[str, typer.Option(help="draw (jointly), mean or mode (each on its own).")] = "draw",
-    n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1)] = 1,
+    n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1, max=10_000)] = 1,
     part: Part = "test",
     output: Output = None,
     data_dir: DataDir = None,
@@ -267,16 +265,30 @@ def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Devic
     print(json.dumps(described, indent=2))
 
 
+# The parent of all mistakes in usage, to which typer gives no public name.
+_UsageError: Any = typer.BadParameter.__base__
+_NO_MEMORY = re.compile("MemoryError|allocate memory|out of memory|size calculation overflowed")
+
+
 def main() -> NoReturn:
     """Run the command; one line and exit code 2 for whatever the caller can put right."""
     try:
-        app()
-    except DeformerError as error:
-        _say(f"deformer: error: {error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="deformer", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    sys.exit(0)
+    except _UsageError as error:
+        _fail(f"{error.format_message()} Try --help.")
+    except DeformerError as error:
+        _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _NO_MEMORY.search(repr(error)):
+            raise
+        _fail("There is not enough memory for this; ask for less at a time, or for a smaller network.")
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"deformer: error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformer.data.files import read_table
-from deformer.data.infer import to_rows
 from deformer.data.schema import Categorical, Continuous, Domain, Schema
-from deformer.data.sources import SOURCES, load_source
+from deformer.data.sources import load_source
 from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
@@ -44,35 +42,61 @@ def open_model(path: Path, device: str = "auto") -> DEformer:
 
 
 def read_rows(model: DEformer, name: str, data_dir: Path | None, part: str = "test") -> Rows:
-    """Read the rows of a table, or a part of a named source, under a model's schema."""
-    if name not in SOURCES:
-        return to_rows(read_table(Path(name)), model.schema)
-    source = load_source(name, data_dir)
+    """Read a part of a source, or all of one that is not split, under a model's schema.
+
+    Raises:
+        InputError: An unknown source or part, or rows of another schema.
+    """
+    source = load_source(name, data_dir, schema=model.schema)
     if source.schema != model.schema:
-        raise InputError(f"The model follows another schema than {name}: {len(model.schema)} features.")
-    chosen = {"train": source.train, "validation": source.validation, "test": source.test}.get(part)
-    if chosen is None:
-        raise InputError(f"{name} has no part {part!r}; try --part train.")
-    return chosen
+        raise InputError(
+            f"The model follows another schema than {name}: it has {len(model.schema)} features, "
+            f"{name} has {len(source.schema)}; choose the data that the model was trained on."
+        )
+    parts = {"train": source.train, "validation": source.validation, "test": source.test}
+    there = {key: rows for key, rows in parts.items() if rows is not None}
+    if list(there) == ["train"]:
+        return source.train
+    if part not in there:
+        raise InputError(f"{name} has no part {part!r}; it has {', '.join(there)}.")
+    return there[part]
 
 
 def check_output(path: Path | None, suffixes: Sequence[str]) -> None:
     """Find out before any work whether a result can be written.
 
     Raises:
-        InputError: An unknown suffix, or a folder that takes no files.
+        InputError: An unknown suffix, or a folder that is missing or takes no files.
     """
     if path is None:
         return
-    if path.suffix.lower() not in suffixes:
+    if path.suffix not in suffixes:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}.")
     if path.is_dir():
         raise InputError(f"Cannot write {path}: it is a folder.")
+    _try_writing(path.parent, path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        InputError: It cannot be made or takes no files.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+    _try_writing(path, path)
+
+
+def _try_writing(folder: Path, goal: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"Cannot write {goal}: {error.strerror or error}.") from error
 
 
 def write_rows(values: Tensor, schema: Schema, output: Path | None) -> None:

@@ -4,28 +4,30 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
-matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt
-
-
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-    plt.close(figure)
     return buffer.getvalue()
 
 
-def _grid(n: int, columns: int, size: float) -> tuple[Any, Any]:
+def _grid(n: int, columns: int, size: float) -> tuple[Figure, Any]:
+    """Lay out n images, of inches in size, without axes."""
     rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * 1.15), squeeze=False)
+    figure = Figure(figsize=(columns * size, rows * size), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     return figure, axes
+
+
+def _axis() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6, 3.2))
+    return figure, figure.subplots()
 
 
 def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None = None, columns: int = 10) -> bytes:
@@ -36,7 +38,7 @@ def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None =
         titles: One per image, such as its NLL.
     """
     figure, axes = _grid(len(images), columns, 0.9)
-    top = float(images.max())
+    top = max(float(images.max()), 1.0)
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
         axis.imshow(image.view(shape).cpu(), cmap="gray", vmin=0, vmax=top)
         if titles is not None:
@@ -73,7 +75,7 @@ def _show(axis: Any, image: Tensor, kept: Tensor | None, shape: tuple[int, int],
 
 def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihood (nats)") -> bytes:
     """Show how several groups of scores are distributed, over the same bins."""
-    figure, axis = plt.subplots(figsize=(6, 3.2))
+    figure, axis = _axis()
     everything = np.concatenate([scores.cpu().numpy() for scores in groups.values()])
     bins = np.histogram_bin_edges(everything, 60)
     for name, scores in groups.items():
@@ -86,7 +88,7 @@ def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihoo
 
 def curve(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str) -> bytes:
     """Draw lines such as a score against minutes."""
-    figure, axis = plt.subplots(figsize=(6, 3.2))
+    figure, axis = _axis()
     for name, (x, y) in lines.items():
         axis.plot(x, y, marker=".", label=name)
     axis.set_xlabel(across)

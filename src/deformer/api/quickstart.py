@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from deformer.api import plots
-from deformer.api.files import check_output
+from deformer.api.files import make_folder
 from deformer.baselines.independent import Independent
 from deformer.config import ModelConfig, TrainConfig
 from deformer.data.orders import raster_orders
@@ -35,20 +36,21 @@ ORDERS = 10
 def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None:
     """Train two models of one size, one for any order and one for a fixed one, and write figures and pictures."""
     keep_memory()
-    check_output(folder / "model.safetensors", [".safetensors"])
+    make_folder(folder)
     source = load_source(name)
     if source.shape is None or source.validation is None or source.test is None:
         raise InputError("The quickstart draws images; choose digits or digits-binary.")
     any_order, fixed = _configs(minutes, seed)
     print("training a DEformer for any order, then one of the same size for a fixed order", file=sys.stderr)
     model, history = _train(source, any_order, device)
-    raster, _ = _train(source, fixed, device)
+    raster, raster_history = _train(source, fixed, device)
     save(folder / "model.safetensors", model, {"source": name, "training": dataclasses.asdict(any_order)})
     scores = nll(model, source.test, n_orders=ORDERS, generator=generator(seed, "orders"))
     figures = _figures(source, scores, raster)
     write_bytes(folder / "results.json", json.dumps(figures, indent=2).encode())
     _print(figures, len(source.schema))
-    pictures = _pictures(model, source, source.shape, scores, history, seed)
+    histories = {"any order, mean over orders": history, "fixed order": raster_history}
+    pictures = _pictures(model, source, source.shape, scores, histories, seed)
     for picture, content in pictures.items():
         write_bytes(folder / picture, content)
     print(f"model.safetensors, results.json, {', '.join(pictures)} are in {folder}/", file=sys.stderr)
@@ -90,17 +92,27 @@ def _print(figures: dict[str, dict[str, float]], n_features: int) -> None:
 
 
 def _pictures(
-    model: DEformer, source: Source, shape: tuple[int, int], scores: NLL, history: History, seed: int
+    model: DEformer,
+    source: Source,
+    shape: tuple[int, int],
+    scores: NLL,
+    histories: Mapping[str, History],
+    seed: int,
 ) -> dict[str, bytes]:
     assert source.test is not None
-    points = [p for p in history.points if p.validation_nll is not None]
-    curve = ([p.minutes for p in points], [p.validation_nll or math.nan for p in points])
     return {
         "samples.png": _sorted_samples(model, shape, seed),
         "holes.png": _holes(model, source.test, shape, seed),
         "histogram.png": _histogram(model, source.test, scores, seed),
-        "curve.png": plots.curve({"validation, mean over orders": curve}, "minutes", "NLL (nats)"),
+        "curve.png": plots.curve(
+            {name: _points(history) for name, history in histories.items()}, "minutes", "validation NLL (nats)"
+        ),
     }
+
+
+def _points(history: History) -> tuple[list[float], list[float]]:
+    points = [(p.minutes, p.validation_nll) for p in history.points if p.validation_nll is not None]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _sorted_samples(model: DEformer, shape: tuple[int, int], seed: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deformer.api.files import check_output
+from deformer.api.files import check_output, make_folder
 from deformer.api.report import report, spell
 from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
 from deformer.data.seeds import generator
@@ -35,6 +35,8 @@ def train(
     """Train, save and report on random test rows; say why the training ended."""
     keep_memory()
     check_output(output, [".safetensors"])
+    if directory is not None:
+        make_folder(directory)
     network_config, config = configure(preset, network, training)
     source = with_parts(load_source(name, data_dir), config.seed)
     model = new_model(source.schema, network_config, config.seed)

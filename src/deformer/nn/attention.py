@@ -12,22 +12,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Heads = Float[Tensor, "batch heads rows width"]
+Queries = Float[Tensor, "batch heads rows width"]
+Keys = Float[Tensor, "batch heads keys width"]
 Present = Bool[Tensor, "batch keys"]
 
 # Above this many keys a block of probabilities no longer fits the caches, and the library kernel wins.
 BLOCKED_KEYS = 2048
 
 
-def attend(q: Heads, k: Heads, v: Heads, present: Present | None = None) -> Heads:
+def attend(q: Queries, k: Keys, v: Keys, present: Present | None = None) -> Queries:
     """Let every query see every present key."""
     mask = None if present is None else present[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def attend_with_self(
-    q: Heads, told: tuple[Heads, Heads], own: tuple[Heads, Heads], present: Present | None = None
-) -> Heads:
+    q: Queries, told: tuple[Keys, Keys], own: tuple[Queries, Queries], present: Present | None = None
+) -> Queries:
     """Let every query see every present key and one key of its own, but no other query's."""
     (k, v), (own_k, own_v) = told, own
     scale = 1 / math.sqrt(q.shape[-1])
@@ -39,7 +40,7 @@ def attend_with_self(
     return weights[..., :-1] @ v + weights[..., -1:] * own_v
 
 
-def attend_causally(q: Heads, k: Heads, v: Heads, group: int = 1, present: Present | None = None) -> Heads:
+def attend_causally(q: Queries, k: Keys, v: Keys, group: int = 1, present: Present | None = None) -> Queries:
     """Let every query see the present keys up to its own position."""
     n_past = k.shape[2] - q.shape[2] // group
     if present is not None or (n_past and q.shape[2] > group):
@@ -47,7 +48,7 @@ def attend_causally(q: Heads, k: Heads, v: Heads, group: int = 1, present: Prese
     if n_past:
         return attend(q, k, v)
     if q.device.type == "cpu" and k.shape[2] <= BLOCKED_KEYS:
-        out: Heads = _BlockedAttention.apply(q, k, v, group)  # type: ignore[no-untyped-call]
+        out: Queries = _BlockedAttention.apply(q, k, v, group)  # type: ignore[no-untyped-call]
         return out
     streams = [F.scaled_dot_product_attention(q[:, :, s::group], k, v, is_causal=True) for s in range(group)]
     return torch.stack(streams, 3).flatten(2, 3)
@@ -64,7 +65,7 @@ def _later(n_positions: int, group: int, like: Tensor) -> Tensor:
     return ones.triu(1).repeat_interleave(group, 0)
 
 
-def _masked(q: Heads, k: Heads, v: Heads, group: int, present: Present | None) -> Heads:
+def _masked(q: Queries, k: Keys, v: Keys, group: int, present: Present | None) -> Queries:
     """Attend with a past or with absent keys, a block of queries at a time to bound the memory of the masks."""
     n_positions = q.shape[2] // group
     n_past = k.shape[2] - n_positions

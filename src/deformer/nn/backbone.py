@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
-from deformer.nn.attention import Heads, attend, attend_causally, attend_with_self
+from deformer.nn.attention import attend, attend_causally, attend_with_self
 from deformer.nn.cache import Cache
 
 Tokens = Float[Tensor, "batch rows d_model"]
+Heads = Float[Tensor, "batch heads rows width"]
 Turns = Float[Tensor, "batch rows pairs"] | None
 
 
@@ -113,7 +114,9 @@ class Backbone(nn.Module):
         c = self.config
         return Cache.empty(c.n_layers, batch, c.n_heads, c.d_model // c.n_heads, like)
 
-    def extend(self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None) -> Tokens:
+    def extend(
+        self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None
+    ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
         With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to

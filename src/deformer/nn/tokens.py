@@ -1,7 +1,6 @@
 """Tokens: z = g_z(identity) asks about a feature, u = g_u(identity, value) tells of one."""
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +14,6 @@ from deformer.nn.linear import linear_per_slot
 
 Identities = Int[Tensor, "batch n"]
 Tokens = Float[Tensor, "batch n d_model"]
-
-
-class TokenMaker(Protocol):
-    """Makes both kinds of tokens."""
-
-    def z(self, features: Identities) -> Tokens: ...
-    def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens: ...
 
 
 def make_tokens(schema: Schema, config: ModelConfig) -> "EmbeddingTokens | MlpTokens":

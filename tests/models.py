@@ -1,0 +1,62 @@
+"""Small models and rows that the tests share."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from deformer.config import ModelConfig
+from deformer.data.schema import Binary, Categorical, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
+from deformer.nn.model import DEformer, new_model
+
+SCHEMAS = {
+    "image": image_schema(2, 3, Binary()),
+    "labels": table_schema(
+        [Binary(), Categorical(3), Ordinal(4), Binary(), Categorical(2), Binary(), Binary(), Binary()]
+    ),
+    "mixed": table_schema([Binary(), Continuous(3.0, 2.0), Categorical(5), Continuous(), Ordinal(3)]),
+    "placed": Schema(
+        (
+            Feature("a", Binary(), (0.0, 1.0)),
+            Feature("b", Ordinal(3), (1.0, 1.0)),
+            Feature("c", Categorical(3), (2.0, 0.0), learned=True),
+            Feature("d", Continuous(), (2.0, 5.0)),
+            Feature("e", Categorical(3)),
+        )
+    ),
+}
+CONFIGS = {
+    "two_stream": ModelConfig(d_model=16, n_layers=2, n_heads=2),
+    "interleaved": ModelConfig(d_model=16, n_layers=2, n_heads=2, wiring="interleaved"),
+    "post_norm": ModelConfig(d_model=16, n_layers=2, n_heads=2, norm="post", activation="relu", mixture="gaussian"),
+}
+
+
+def small_model(schema: str = "labels", config: str = "two_stream", dtype: torch.dtype = torch.float64) -> DEformer:
+    """A model with random weights everywhere, so that every feature depends on every other."""
+    model = new_model(SCHEMAS[schema], CONFIGS[config]).to(dtype).eval()
+    generator = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        p.data.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(dtype))
+    return model
+
+
+def random_rows(schema: Schema, n: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    columns = []
+    for f in schema.features:
+        if isinstance(f.domain, Continuous):
+            columns.append(torch.randn(n, generator=generator, dtype=torch.float64) * f.domain.scale + f.domain.loc)
+        else:
+            columns.append(torch.randint(0, f.domain.n_labels, (n,), generator=generator).double())
+    return torch.stack(columns, 1)
+
+
+def worlds(schema: Schema) -> Tensor:
+    """Every row that a schema of labels allows."""
+    values = itertools.product(*(range(getattr(f.domain, "n_labels")) for f in schema.features))  # noqa: B009
+    return torch.tensor(list(values), dtype=torch.float64)
+
+
+def order_of(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
