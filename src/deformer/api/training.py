@@ -1,6 +1,7 @@
 """Training from the command line: a source, a preset and changes to it become a model file."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def train(
     if directory is not None:
         make_folder(directory)
     network_config, config = configure(preset, network, training)
+    check_memory(network_config)
     source = with_parts(load_source(name, data_dir), config.seed)
     model = new_model(source.schema, network_config, config.seed)
     assert source.validation is not None
@@ -81,6 +83,23 @@ def configure(preset: str, network: Mapping[str, Any], training: Mapping[str, An
     else:
         config, base = TrainConfig(**named), ModelConfig()
     return dataclasses.replace(base, **{k: v for k, v in network.items() if v is not None}), config
+
+
+def check_memory(config: ModelConfig) -> None:
+    """Refuse, before anything is allocated, blocks that this machine could not train.
+
+    Raises:
+        InputError: Weights, gradients and two moments in float32 exceed the physical memory.
+    """
+    if not hasattr(os, "sysconf"):
+        return
+    weights = config.n_layers * config.d_model * (4 * config.d_model + 2 * config.width_ff)
+    needed, there = 4 * 4 * weights / 1e9, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if needed > there:
+        raise InputError(
+            f"{config.n_layers} layers of width {config.d_model} need {needed:,.0f} GB to train; this machine has "
+            f"{there:,.0f} GB. Choose a smaller d_model or n_layers."
+        )
 
 
 def with_parts(source: Source, seed: int) -> Source:

@@ -30,10 +30,8 @@ class Categorical:
 
     def __post_init__(self) -> None:
         _require_count("Categorical.n_labels", self.n_labels)
-        if self.labels is not None:
-            object.__setattr__(self, "labels", tuple(self.labels))
-            if len(self.labels) != self.n_labels:
-                raise InputError(f"Categorical names {len(self.labels)} labels, but has {self.n_labels}.")
+        if self.labels is not None and len(self.labels) != self.n_labels:
+            raise InputError(f"Categorical names {len(self.labels)} labels, but has {self.n_labels}.")
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
 
 
 def _feature_from_dict(d: dict[str, Any]) -> Feature:
-    domain = dict(d["domain"])
+    domain = {key: tuple(value) if isinstance(value, list) else value for key, value in d["domain"].items()}
     coordinates = None if d["coordinates"] is None else tuple(d["coordinates"])
     return Feature(d["name"], DOMAINS[domain.pop("kind")](**domain), coordinates, d["learned"])
 
