@@ -2,4 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("deformer", "beartype.beartype")
+# The rooms that hold tensors. What a config or a caller hands in is checked by the code itself, which the tests test.
+ROOMS = ["data", "nn", "tasks", "train", "baselines"]
+
+install_import_hook([f"deformer.{room}" for room in ROOMS], "beartype.beartype")

@@ -22,7 +22,7 @@ class Device(str, Enum):
     auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
 
 
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+def _read_config(context: Any, path: Path | None) -> Path | None:
     """Take defaults of options from a TOML or JSON file."""
     if path is None:
         return None
@@ -277,7 +277,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except _UsageError as error:
-        _fail(f"{error.format_message()} Try --help.")
+        _fail(f"{error.format_message().rstrip('.')}. Try --help.")
     except DeformerError as error:
         _fail(str(error))
     except (MemoryError, RuntimeError) as error:

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,9 @@ def read_rows(model: DEformer, name: str, data_dir: Path | None, part: str = "te
     """
     source = load_source(name, data_dir, schema=model.schema)
     if source.schema != model.schema:
-        raise InputError(
-            f"The model follows another schema than {name}: it has {len(model.schema)} features, "
-            f"{name} has {len(source.schema)}; choose the data that the model was trained on."
-        )
+        pairs = zip_longest(source.schema.features, model.schema.features)
+        theirs, ours = next((a, b) for a, b in pairs if a != b)
+        raise InputError(f"{name} follows another schema than the model: it has {theirs} where the model has {ours}.")
     parts = {"train": source.train, "validation": source.validation, "test": source.test}
     there = {key: rows for key, rows in parts.items() if rows is not None}
     if list(there) == ["train"]:

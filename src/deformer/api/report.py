@@ -5,7 +5,7 @@ import math
 from deformer.tasks.density import NLL
 
 
-def report(scores: NLL, n_features: int) -> dict[str, float]:
+def report(scores: NLL, n_features: int) -> dict[str, int | float]:
     """Name the figures of a scoring, in nats per row unless a name says otherwise."""
     n_orders, n_rows = scores.per_order.shape
     return {
@@ -20,7 +20,7 @@ def report(scores: NLL, n_features: int) -> dict[str, float]:
     }
 
 
-def spell(figures: dict[str, float]) -> str:
+def spell(figures: dict[str, int | float]) -> str:
     """Write the figures for a person."""
     f = figures
     mean, ensemble = "nll_mean_over_orders", "nll_ensemble_over_orders"

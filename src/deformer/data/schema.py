@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from deformer.errors import InputError
@@ -139,7 +139,7 @@ class Schema:
             )
         return [self._columns[n] for n in names]
 
-    def check(self, values: Float[Tensor, "batch features"], observed: Bool[Tensor, "batch features"]) -> None:
+    def check(self, values: Shaped[Tensor, "batch features"], observed: Bool[Tensor, "batch features"]) -> None:
         """Check that every observed value lies in its feature's domain.
 
         Raises:

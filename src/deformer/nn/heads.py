@@ -212,7 +212,7 @@ class Head(nn.Module):
         return Packed(head.family, head(h, features), at, *units)
 
     @torch.no_grad()
-    def fit_marginals(self, values: Float[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
+    def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
         """Start every feature at its marginal distribution in the data."""
         standard = (values.double() - self.loc) / self.scale
         for head in self.heads:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
@@ -115,7 +115,7 @@ class DEformer(nn.Module):
         return State(self, cache, room)
 
     @torch.no_grad()
-    def fit_marginals(self, values: Float[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
+    def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
         """Start the head at each feature's marginal distribution in the data."""
         self.head.fit_marginals(values.to(self.device), observed.to(self.device))
 

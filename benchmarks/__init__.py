@@ -1,0 +1,1 @@
+"""One function per published number or figure; results are JSON files beside them."""

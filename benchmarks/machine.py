@@ -1,0 +1,56 @@
+"""What a result was measured on."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def circumstances() -> dict[str, Any]:
+    """Give commit, versions, processor and threads."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    return {
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "bfloat16_tiles": torch.cpu._is_amx_tile_supported(),
+    }
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def paired(ours: Callable[[], object], theirs: Callable[[], object], n: int) -> tuple[float, float, float]:
+    """Time two calls in turn and give both medians and the median of theirs / ours."""
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(n)]
+    return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Measure the machine's matrix products: the best of a few shapes, in operations per second."""
+    best = 0.0
+    for m, k, n in ((2048, 2048, 2048), (9408, 128, 512), (9408, 512, 128), (1568, 512, 2048)):
+        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+        times = [seconds(lambda a=a, b=b: a @ b) for _ in range(12)]
+        best = max(best, 2 * m * k * n / min(times))
+    return best
