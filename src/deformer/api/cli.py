@@ -22,6 +22,10 @@ class Device(str, Enum):
     auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
 
 
+class Strategy(str, Enum):
+    draw, mean, mode = "draw", "mean", "mode"
+
+
 def _read_config(context: Any, path: Path | None) -> Path | None:
     """Take defaults of options from a TOML or JSON file."""
     if path is None:
@@ -180,7 +184,7 @@ def sample(
 def impute(
     model: Model,
     rows: Input,
-    strategy: Annotated[str, typer.Option(help="draw (jointly), mean or mode (each on its own).")] = "draw",
+    strategy: Annotated[Strategy, typer.Option(help="draw: jointly; mean, mode: each on its own.")] = Strategy.draw,
     n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1, max=10_000)] = 1,
     part: Part = "test",
     output: Output = None,
@@ -198,7 +202,7 @@ def impute(
     network = files.open_model(model, device.value)
     table = files.read_rows(network, rows, data_dir, part)
     draws = generator(seed, "impute")
-    filled = fill(network, table, strategy=strategy, n_imputations=n_imputations, generator=draws)  # type: ignore[arg-type]
+    filled = fill(network, table, strategy=strategy.value, n_imputations=n_imputations, generator=draws)
     _write(filled.flatten(0, 1), network.schema, output)
 
 

@@ -40,7 +40,7 @@ def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None =
     figure, axes = _grid(len(images), columns, 0.9)
     top = max(float(images.max()), 1.0)
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
-        axis.imshow(image.view(shape).cpu(), cmap="gray", vmin=0, vmax=top)
+        axis.imshow(image.view(shape).cpu().numpy(), cmap="gray", vmin=0, vmax=top)
         if titles is not None:
             axis.set_title(titles[i], fontsize=7, pad=2)
     return _png(figure)

@@ -30,5 +30,4 @@ class Independent:
         n, d = rows.values.shape
         features: Int[Tensor, "batch features"] = torch.arange(d).expand(n, d)
         conditionals = self.head(torch.zeros(n, d, 1), features)
-        terms: Tensor = conditionals.log_prob(rows.values) * rows.observed
-        return terms.sum(-1)
+        return conditionals.log_prob(rows.values).masked_fill(~rows.observed, 0).sum(-1)

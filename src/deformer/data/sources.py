@@ -1,6 +1,7 @@
 """Data sets by name, and tables by path."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def load_source(
 
     Example:
         >>> load_source("digits").train.values.shape
-        torch.Size([1437, 64])
+        torch.Size([1438, 64])
     """
     if name in SOURCES:
         return SOURCES[name](_folders(data_dir), seed)
@@ -85,7 +86,7 @@ def _splits(path: Path, schema: Schema | None) -> Source | None:
         return None
     try:
         arrays = read_arrays(path)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"Cannot read {path}: {error}") from error
     if "train" not in arrays:
         return None
@@ -141,7 +142,7 @@ def _mnist(folders: list[Path], seed: int) -> Source:
 def _packed_mnist(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
     try:
         return {part: np.unpackbits(a, axis=1)[:, :784] for part, a in read_arrays(path).items() if part in MNIST_FILES}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error
 
 

@@ -105,7 +105,7 @@ def _terms_of_random(
 def _terms(model: DEformer, rows: Rows, orders: Tensor, scored: Tensor) -> Tensor:
     orders, x = orders.to(model.device), rows.values.to(model.device)
     x = permute(x, orders)
-    terms = model(orders, x).log_prob(x) * permute(scored.to(model.device), orders)
+    terms = model(orders, x).log_prob(x).masked_fill(~permute(scored.to(model.device), orders), 0)
     return unpermute(terms, orders, len(model.schema)).to(rows.values.device)
 
 

@@ -1,0 +1,102 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from deformer.data.files import read_table
+from deformer.data.infer import infer_schema, to_rows
+from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
+from deformer.data.sources import load_source
+from deformer.errors import InputError, SourceError
+
+BESIDE = Path(__file__).parents[3] / "shared" / "data"
+REAL = os.environ.get("DEFORMER_DATA") or (str(BESIDE) if BESIDE.is_dir() else None)
+needs_real_data = pytest.mark.skipif(
+    REAL is None, reason="real data: DEFORMER_DATA is not set and ../shared/data is absent"
+)
+
+CSV = "age,job,rich,score\n30,clerk,0,1.5\n?,nurse,1,NA\n41,,0,-3\n"
+
+
+@pytest.mark.parametrize(("name", "n_labels"), [("digits", 17), ("digits-binary", 2)])
+def test_digits_need_no_download(name: str, n_labels: int) -> None:
+    source = load_source(name)
+    assert source.validation is not None
+    assert source.test is not None
+    assert len(source.train) + len(source.validation) + len(source.test) == 1797
+    assert {getattr(f.domain, "n_labels") for f in source.schema.features} == {n_labels}  # noqa: B009
+    again = load_source(name)
+    assert (again.train.values == source.train.values).all()
+
+
+def test_a_csv_becomes_a_schema_and_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV)
+    table = read_table(tmp_path / "t.csv")
+    domains = [f.domain for f in infer_schema(table).features]
+    assert domains[:3] == [Ordinal(42), Categorical(2, ("clerk", "nurse")), Binary()]
+    assert isinstance(domains[3], Continuous)
+    rows = to_rows(table, infer_schema(table))
+    assert rows.observed.tolist() == [[True] * 4, [False, True, True, False], [True, False, True, True]]
+    assert rows.values[:, 1].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_all_kinds_of_files_hold_the_same_rows(tmp_path: Path) -> None:
+    values = np.array([[0.0, 1.5], [1.0, np.nan], [1.0, -2.0]])
+    np.save(tmp_path / "t.npy", values)
+    np.savez(tmp_path / "t.npz", X=values)
+    (tmp_path / "t.csv").write_text("0,1.5\n1,\n1,-2\n")
+    columns = {f"x{i}": [None if np.isnan(v) else v for v in values[:, i]] for i in range(2)}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for suffix in ("npy", "npz", "csv", "parquet"):
+        rows = load_source(str(tmp_path / f"t.{suffix}")).train
+        assert rows.values.tolist() == [[0.0, 1.5], [1.0, 0.0], [1.0, -2.0]], suffix
+        assert rows.observed.sum() == 5
+
+
+def test_packed_splits_are_unpacked(tmp_path: Path) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (12, 11), dtype=np.uint8)
+    parts = {k: np.packbits(bits[i * 4 : i * 4 + 4], axis=1) for i, k in enumerate(("train", "valid", "test"))}
+    np.savez(tmp_path / "packed.npz", d=11, **parts)
+    source = load_source(str(tmp_path / "packed.npz"))
+    assert source.test is not None
+    assert source.test.values.tolist() == bits[8:].tolist()
+
+
+def test_constant_and_missing_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n7.5,,x\n7.5,,x\n")
+    schema = infer_schema(read_table(tmp_path / "t.csv"))
+    assert [f.domain for f in schema.features] == [Continuous(7.5, 1.0), Continuous(), Categorical(1, ("x",))]
+
+
+def test_a_source_that_is_nowhere_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEFORMER_DATA", raising=False)
+    monkeypatch.setattr("deformer.data.sources.cache", lambda: tmp_path / "cache")
+
+    def offline(*_: object, **__: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("deformer.data.sources.pooch.retrieve", offline)
+    with pytest.raises(SourceError, match=r"put binarized_mnist.npz or the three .amat files there"):
+        load_source("mnist-binarized", tmp_path)
+    with pytest.raises(SourceError, match=r"notmnist_10k.npz .* put it there"):
+        load_source("notmnist", tmp_path)
+    with pytest.raises(InputError, match="No source is called"):
+        load_source("cifar")
+
+
+@needs_real_data
+def test_binarized_mnist() -> None:
+    source = load_source("mnist-binarized", REAL)
+    assert source.validation is not None
+    assert source.test is not None
+    assert (len(source.train), len(source.validation), len(source.test)) == (50_000, 10_000, 10_000)
+    assert source.shape == (28, 28)
+    assert 0.12 < source.train.values.float().mean() < 0.14
+
+
+@needs_real_data
+def test_notmnist() -> None:
+    assert load_source("notmnist", REAL).train.values.shape == (10_000, 784)
