@@ -1,164 +1,420 @@
-"""The command as a user runs it: in a process of its own."""
+"""The command line: what it writes, and the one line it says when something cannot be done."""
 
+import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deformer.config import ModelConfig
-from deformer.data.schema import Binary, Categorical, Continuous, image_schema, table_schema
-from deformer.nn.model import new_model
-from deformer.train.checkpoint import save
+from deformer.api import cli
+from deformer.api.training import train as train_on_files
+from deformer.train.checkpoint import load
 
-TINY = ModelConfig(d_model=8, n_layers=1, n_heads=1)
+Run = Callable[..., tuple[int, str, str]]
+TINY = ["--steps", "3", "--d-model", "16", "--n-layers", "1"]
+NAMES = [f"r{r}c{c}" for r in range(8) for c in range(8)]
 
 
-def deformer(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deformer", *map(str, words)]
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=where, check=False)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process; give its exit code, standard output and standard error."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["deformer", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def refused(run: Run) -> Callable[..., str]:
+    """Run a command that must fail; give its one line."""
+
+    def command(*words: object) -> str:
+        code, out, error = run(*words)
+        assert (code, out) == (2, "")
+        assert error.startswith("deformer: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return command
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of images, a model of a table, and good and bad files of rows."""
-    folder = tmp_path_factory.mktemp("cli")
-    save(folder / "image.safetensors", new_model(image_schema(2, 3, Binary()), TINY))
-    table = table_schema([Categorical(2, ("no", "yes")), Continuous(1.0, 2.0)], ["answer", "weight"])
-    save(folder / "table.safetensors", new_model(table, TINY))
-    files = {
-        "good.csv": "answer,weight\nyes,1.5\nno,\n?,3\n",
-        "swapped.csv": "weight,answer\n1.5,yes\n",
-        "label.csv": "answer,weight\nmaybe,1.5\n",
-        "infinite.csv": "answer,weight\nyes,inf\n",
-        "narrow.csv": "answer\nyes\n",
-        "stranger.csv": "answer,height\nyes,1\n",
-        "ragged.csv": "answer,weight\nyes\n",
-        "twice.csv": "answer,answer\nyes,no\n",
-        "empty.csv": "",
-        "header.csv": "answer,weight\n",
-        "one.csv": "a,b\n0,1\n",
-        "truncated.npz": "PK\x03\x04 cut off",
-        "short.npy": "\x93NUMPY",
-        "cut.safetensors": "x",
-        "constant.csv": "a,b\n" + "1,7\n" * 30,
-        "bad.toml": "temperatur = 1",
-        "good.toml": "n = 3\nseed = 1",
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    np.save(folder / "images.npy", np.array([[0, 1, np.nan, 1, np.nan, 0], [1, 1, 0, 0, 1, 1.0]]))
-    np.save(folder / "outside.npy", np.full((2, 6), 2.0))
-    return folder
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 8 x 8 binary images that has hardly learned anything."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    network = {"d_model": 16, "n_layers": 1}
+    train_on_files("digits-binary", path, None, False, "default", network, {"steps": 3}, 20, None, "cpu")
+    return path
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ("score table.safetensors label.csv", "'answer' knows no label 'maybe'; it has no, yes"),
-        ("score table.safetensors infinite.csv", "'weight' holds inf in row 0; expected a finite number"),
-        ("score table.safetensors narrow.csv", "1 columns; the model has 2"),
-        ("score table.safetensors stranger.csv", "no feature 'height'"),
-        ("score table.safetensors ragged.csv", "1 cells in line 2, but 2"),
-        ("score table.safetensors twice.csv", "'answer' stands more than once"),
-        ("score table.safetensors empty.csv", "no rows"),
-        ("score table.safetensors header.csv", "no rows"),
-        ("score table.safetensors absent.csv", "absent.csv does not exist"),
-        ("score table.safetensors bad.toml", "none of .csv, .parquet, .npy, .npz"),
-        ("score table.safetensors truncated.npz", "Cannot read truncated.npz"),
-        ("score table.safetensors short.npy", "Cannot read short.npy"),
-        ("score image.safetensors outside.npy", "'r0c0' holds 2 in row 0; expected a whole number from 0 to 1"),
-        ("score image.safetensors digits", "another schema than digits"),
-        ("score cut.safetensors good.csv", "cut.safetensors is not a readable safetensors file"),
-        ("score absent.safetensors good.csv", "absent.safetensors"),
-        ("score table.safetensors good.csv --device cuda", "'cuda' is not available"),
-        ("sample table.safetensors -o out.png", "Only images can be drawn"),
-        ("sample table.safetensors -o out.docx", "must end in .csv or .npz or .png"),
-        ("sample table.safetensors -o empty.csv/out.csv", "Cannot write empty.csv/out.csv"),
-        ("sample table.safetensors --temperature 0", "temperature must be positive"),
-        ("sample table.safetensors --config bad.toml", "'temperatur', which this command does not know"),
-        ("impute table.safetensors good.csv --strategy guess", "'draw', 'mean' or 'mode'"),
-        ("train --source one.csv --steps 1 -o m.safetensors", "One row cannot be split"),
-        ("train --source nonsense --steps 1", "No source is called 'nonsense'"),
-        ("train --source digits", "give steps, epochs or minutes"),
-        ("train --source digits --steps -3", "steps must be positive"),
-        ("train --source digits --steps 1 --d-model 0", "d_model must be positive"),
-        ("train --source digits --steps 1 --d-model 10 --n-heads 4", "n_heads must divide d_model"),
-        ("train --source digits --steps 1 --preset huge", "preset must be default or paper"),
-        ("train --source digits --steps 1 -o empty.csv/m.safetensors", "Cannot write"),
-        ("train --source digits --steps 1 --resume", "Resuming needs the directory"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(folder: Path, words: str, text: str) -> None:
-    before = sorted(folder.iterdir())
-    done = deformer(*words.split(), cwd=folder)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert text in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert sorted(folder.iterdir()) == before
+def table(path: Path, lines: Sequence[Sequence[object]], header: Sequence[str] | None = None) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([*([] if header is None else [header]), *lines])
+    return path
 
 
-def test_unknown_options_and_absurd_numbers_are_refused(folder: Path) -> None:
-    for words in ("sample table.safetensors -n 0", "score", "sample table.safetensors --colour red", "fly"):
-        assert deformer(*words.split(), cwd=folder).returncode == 2
+def read(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['deformer', '--help']\nfrom deformer.api.cli import main\n"
-    code += (
-        "try: main()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'numpy', 'sklearn') if m in sys.modules])"
+    code = (
+        "import sys; sys.argv = ['deformer', '--help']\n"
+        "from deformer.api.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'numpy', 'sklearn', 'matplotlib'} & set(sys.modules)), file=sys.stderr)\n"
     )
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=where, check=True)
-    assert done.stdout.strip().endswith("[]")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
     assert "quickstart" in done.stdout
 
 
-def test_scores_samples_and_imputations_of_a_table(folder: Path) -> None:
-    scored = deformer("score", "table.safetensors", "good.csv", cwd=folder)
-    assert scored.stdout.splitlines()[0] == "mean_over_orders,ensemble_over_orders,order_spread"
-    assert len(scored.stdout.splitlines()) == 4
-    drawn = deformer("sample", "table.safetensors", "--config", "good.toml", cwd=folder)
-    assert len(drawn.stdout.splitlines()) == 4
-    assert drawn.stdout == deformer("sample", "table.safetensors", "-n", 3, "--seed", 1, cwd=folder).stdout
-    filled = deformer("impute", "table.safetensors", "good.csv", cwd=folder).stdout.splitlines()
-    assert filled[:2] == ["answer,weight", "yes,1.5"]
-    assert filled[2].startswith("no,")
-    assert filled[3].split(",")[0] in ("no", "yes")
-    assert all("nan" not in line for line in filled)
-    assert deformer("score", "table.safetensors", "swapped.csv", cwd=folder).returncode == 0
+def test_help_is_fast() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "deformer", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.3 * (1 + os.getloadavg()[0])
 
 
-def test_images_become_pictures(folder: Path) -> None:
-    for words in ("sample image.safetensors -n 3 -o s.png", "impute image.safetensors images.npy -o i.png"):
-        assert deformer(*words.split(), cwd=folder).returncode == 0
-    assert (folder / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert deformer("impute", "image.safetensors", "images.npy", "-o", "i.npz", cwd=folder).returncode == 0
-    filled = np.load(folder / "i.npz")["X"]
-    assert filled.shape == (2, 6)
-    assert filled[1].tolist() == [1, 1, 0, 0, 1, 1]
+def test_no_words_at_all_give_help(run: Run) -> None:
+    code, out, _ = run()
+    assert code == 0
+    assert "impute" in out
 
 
-def test_train_then_evaluate_and_describe(tmp_path: Path) -> None:
-    words = "train --source digits-binary --steps 3 --d-model 8 --n-layers 1 --n-heads 1 --rows 20 -o m.safetensors"
-    trained = deformer(*words.split(), "--directory", "run", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    assert "mean over orders" in trained.stdout
-    done = deformer("evaluate", "m.safetensors", "digits-binary", "--rows", 20, "--orders", 2, "--json", cwd=tmp_path)
-    figures = json.loads(done.stdout)
-    assert figures["rows"] == 20
+def test_train_writes_a_model_with_notes_and_prints_both_numbers(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    code, out, _ = run("train", "--source", "digits-binary", "-o", path, "--directory", tmp_path / "run", *TINY)
+    assert code == 0
+    assert "test rows" in out
+    assert "mean over orders" in out
+    assert "ensemble over orders" in out
+    assert load(path).config.d_model == 16
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    code, out, _ = run("info", path)
+    described = json.loads(out)
+    assert described["n_features"] == 64
+    assert described["notes"]["steps"] == 3
+    assert described["parameters"] == sum(p.numel() for p in load(path).parameters())
+
+
+def test_a_run_is_resumed(run: Run, tmp_path: Path) -> None:
+    words = ["train", "--source", "digits-binary", "-o", tmp_path / "m.safetensors", "--directory", tmp_path / "run"]
+    assert run(*words, *TINY)[0] == 0
+    assert run(*words, *TINY, "--resume", "--steps", 5)[0] == 0
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("5,")
+
+
+def test_train_on_a_table_with_a_constant_column(run: Run, tmp_path: Path) -> None:
+    lines = [[i % 2, "red" if i % 3 else "blue", 1.5, 0.1 * i] for i in range(40)]
+    source = table(tmp_path / "t.csv", lines, ["flag", "colour", "constant", "x"])
+    path = tmp_path / "m.safetensors"
+    code, out, _ = run("train", "--source", source, "-o", path, *TINY)
+    assert code == 0
+    assert "validation rows" in out
+    code, out, _ = run("sample", path, "--n", 5)
+    header, *drawn = csv.reader(out.splitlines())
+    assert header == ["flag", "colour", "constant", "x"]
+    assert {row[1] for row in drawn} <= {"red", "blue"}
+    holes = table(tmp_path / "holes.csv", [[1, "", 1.5, 0.3], ["", "blue", "", 0.2]], header)
+    code, out, _ = run("impute", path, holes)
+    _, first, second = csv.reader(out.splitlines())
+    assert (first[0], first[3], second[1], second[3]) == ("1", "0.3", "blue", "0.2")
+    assert first[1] in ("red", "blue")
+
+
+def test_score_gives_one_line_per_row(run: Run, model: Path, tmp_path: Path) -> None:
+    code, out, _ = run("score", model, "digits-binary", "--orders", 2)
+    header, *lines = csv.reader(out.splitlines())
+    assert code == 0
+    assert header == ["mean_over_orders", "ensemble_over_orders", "order_spread"]
+    assert len(lines) == 180
+    assert all(float(mean) <= float(ensemble) + 1e-5 for mean, ensemble, _ in lines)
+    assert run("score", model, "digits-binary", "--orders", 2, "-o", tmp_path / "s.csv")[1] == ""
+    assert read(tmp_path / "s.csv") == [header, *lines]
+
+
+def test_one_row_is_enough_to_score(run: Run, model: Path, tmp_path: Path) -> None:
+    one = table(tmp_path / "one.csv", [[0] * 64])
+    assert len(run("score", model, one)[1].splitlines()) == 2
+    code, out, _ = run("evaluate", model, one, "--orders", 2, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == 1
+
+
+def test_sample_keeps_what_is_given_and_follows_the_seed(run: Run, model: Path, tmp_path: Path) -> None:
+    given = table(tmp_path / "given.csv", [[1, 0, 1, *[""] * 61]], NAMES)
+    words = ["sample", model, "--n", 4, "--given", given]
+    outputs = [run(*words, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert all(line.startswith("1,0,1,") for line in outputs[0].splitlines()[1:])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz", ".png"])
+def test_samples_in_every_format(run: Run, model: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"samples{suffix}"
+    assert run("sample", model, "--n", 3, "-o", path) == (0, "", "")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    if suffix == ".csv":
+        assert len(read(path)) == 4
+    elif suffix == ".npz":
+        assert np.load(path)["X"].shape == (3, 64)
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("strategy", ["draw", "mean", "mode"])
+def test_impute_keeps_what_was_observed(run: Run, model: Path, tmp_path: Path, strategy: str) -> None:
+    holes = table(tmp_path / "holes.csv", [["", *[1] * 63], [0, "", *[1] * 62]], NAMES)
+    assert run("impute", model, holes, "--strategy", strategy, "-o", tmp_path / "full.csv")[0] == 0
+    header, first, second = read(tmp_path / "full.csv")
+    assert header == NAMES
+    assert first[1:] == ["1"] * 63
+    assert second[0] == "0"
+    assert all(first + second)
+
+
+def test_columns_are_found_by_name(run: Run, model: Path, tmp_path: Path) -> None:
+    row = [int(i % 5 == 0) for i in range(64)]
+    forth, back = table(tmp_path / "a.csv", [row], NAMES), table(tmp_path / "b.csv", [row[::-1]], NAMES[::-1])
+    assert run("score", model, forth)[1] == run("score", model, back)[1]
+
+
+def test_evaluate_names_both_order_agnostic_numbers(run: Run, model: Path) -> None:
+    words = ["evaluate", model, "digits-binary", "--orders", 2, "--rows", 30]
+    _, out, _ = run(*words, "--json")
+    figures = json.loads(out)
+    assert figures["rows"] == 30
     assert figures["nll_ensemble_over_orders"] <= figures["nll_mean_over_orders"]
-    described = json.loads(deformer("info", "m.safetensors", cwd=tmp_path).stdout)
-    assert described["notes"]["source"] == "digits-binary"
-    resumed = deformer(*words.replace("--steps 3", "--steps 5").split(), "--directory", "run", "--resume", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    assert figures["bits_per_dim"] == pytest.approx(figures["nll_mean_over_orders"] / 64 / np.log(2))
+    assert "bits per dimension" in run(*words)[1]
 
 
-def test_constant_columns_are_no_obstacle(folder: Path, tmp_path: Path) -> None:
-    words = ["train", "--source", folder / "constant.csv", "--steps", 2, "--d-model", 8, "--n-heads", 1]
-    done = deformer(*words, "-o", "m.safetensors", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(("suffix", "text"), [(".toml", 'n = 2\nseed = 7\n"temperature" = 0.5'), (".json", '{"n": 2}')])
+def test_a_config_gives_defaults_that_words_override(
+    run: Run, model: Path, tmp_path: Path, suffix: str, text: str
+) -> None:
+    config = tmp_path / f"c{suffix}"
+    config.write_text(text)
+    assert len(run("sample", model, "--config", config)[1].splitlines()) == 3
+    assert len(run("sample", model, "--config", config, "--n", 1)[1].splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("c.toml", "bogus = 1", "sets 'bogus'"),
+        ("c.toml", "n = ", "Cannot read"),
+        ("c.json", "[1]", "names of options"),
+        ("c.json", '{"n": "many"}', "--n"),
+        ("c.json", '{"n": -2}', "--n"),
+    ],
+)
+def test_bad_configs(refused: Callable[..., str], model: Path, tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert says in refused("sample", model, "--config", tmp_path / name)
+    assert "Cannot read" in refused("sample", model, "--config", tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("cells", "header", "says"),
+    [
+        ([[2, *[0] * 63]], None, "r0c0"),
+        ([["inf", *[0] * 63]], None, "r0c0"),
+        ([["-inf", *[0] * 63]], None, "r0c0"),
+        ([[0.5, *[0] * 63]], None, "r0c0"),
+        ([["red", *[0] * 63]], None, "'red'"),
+        ([[0] * 63], None, "63 columns; the model has 64"),
+        ([[0] * 65], None, "65 columns; the model has 64"),
+        ([[0] * 64], ["bogus", *NAMES[1:]], "no feature 'bogus'"),
+        ([[0] * 64], [NAMES[1], *NAMES[1:]], "'r0c1' stands more than once"),
+        ([[0] * 64, [0] * 63], None, "63 cells in line 2"),
+        ([], None, "holds no rows"),
+        ([], NAMES, "holds no rows"),
+    ],
+)
+def test_bad_tables(
+    refused: Callable[..., str],
+    model: Path,
+    tmp_path: Path,
+    cells: list[list[object]],
+    header: list[str] | None,
+    says: str,
+) -> None:
+    path = table(tmp_path / "bad.csv", cells, header)
+    for command in ("score", "impute", "evaluate"):
+        assert says in refused(command, model, path)
+    assert says in refused("sample", model, "--given", path)
+
+
+def test_bad_arrays(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    for array, says in [
+        (np.zeros((0, 64)), "no rows"),
+        (np.zeros(64), "rows x columns"),
+        (np.full((2, 64), "a"), "numbers"),
+        (np.full((2, 64), 1e300), "r0c0"),
+    ]:
+        np.save(path, array)
+        assert says in refused("score", model, path)
+    np.save(path, np.zeros((2, 64)))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "Cannot read" in refused("score", model, path)
+    truncated = tmp_path / "rows.npz"
+    np.savez(truncated, X=np.zeros((2, 64)))
+    truncated.write_bytes(truncated.read_bytes()[:-30])
+    assert "Cannot read" in refused("score", model, truncated)
+    (tmp_path / "rows.csv").write_bytes(b"\xff\xfe\x00\x01")
+    assert "Cannot read" in refused("score", model, tmp_path / "rows.csv")
+
+
+def test_unknown_names(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    assert "No source is called 'bogus'" in refused("score", model, "bogus")
+    assert "does not exist" in refused("score", model, tmp_path / "missing.csv")
+    assert "none of .csv" in refused("score", model, tmp_path / "rows.xlsx")
+    assert "no part 'bogus'; it has train" in refused("score", model, "digits-binary", "--part", "bogus")
+    assert "No such command" in refused("bogus")
+    assert "--bogus" in refused("score", model, "digits-binary", "--bogus")
+    assert "--device" in refused("score", model, "digits-binary", "--device", "abacus")
+    assert "strategy" in refused("impute", model, "digits-binary", "--strategy", "guess")
+    assert "--source" in refused("train")
+    assert "preset" in refused(
+        "train", "--source", "digits", *TINY, "--preset", "bogus", "-o", tmp_path / "m.safetensors"
+    )
+
+
+def test_a_model_of_another_schema_says_where_they_part(refused: Callable[..., str], model: Path) -> None:
+    line = refused("evaluate", model, "digits")
+    assert "another schema" in line
+    assert "Ordinal" in line
+    assert "Binary" in line
+
+
+def test_bad_models(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    assert str(path) in refused("info", path)
+    whole = model.read_bytes()
+    for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        assert "not a readable safetensors file" in refused("sample", path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--d-model", "-1"], "--d-model"),
+        (["--d-model", "0"], "--d-model"),
+        (["--d-model", "1000000000"], "--d-model"),
+        (["--d-model", "16384", "--n-layers", "1000"], "GB"),
+        (["--d-model", "16", "--n-heads", "3"], "does not divide 16"),
+        (["--n-layers", "-3"], "--n-layers"),
+        (["--steps", "-1"], "steps must be positive"),
+        (["--steps", "1.5"], "--steps"),
+        (["--lr", "nan"], "lr must be positive"),
+        (["--seed", "-1"], "--seed"),
+        (["--wiring", "bogus"], "'two_stream' or 'interleaved'"),
+        (["--recipe", "sgd"], "'muon' or 'adam'"),
+    ],
+)
+def test_absurd_trainings(refused: Callable[..., str], tmp_path: Path, words: list[str], says: str) -> None:
+    path = tmp_path / "m.safetensors"
+    assert says in refused("train", "--source", "digits", "-o", path, *TINY, *words)
+    assert not path.exists()
+
+
+def test_a_training_needs_a_limit_and_rows(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    assert "give steps, epochs or minutes" in refused("train", "--source", "digits", "-o", path)
+    one = table(tmp_path / "one.csv", [[0, 1.5, 2]])
+    assert "give at least two" in refused("train", "--source", one, "-o", path, *TINY)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "--n", "-1"],
+        ["sample", "--n", "0"],
+        ["sample", "--n", "1000000000000"],
+        ["sample", "--temperature", "-1"],
+        ["sample", "--temperature", "nan"],
+        ["score", "digits-binary", "--orders", "0"],
+        ["impute", "digits-binary", "--n-imputations", "0"],
+        ["evaluate", "digits-binary", "--rows", "-5"],
+    ],
+)
+def test_absurd_requests(refused: Callable[..., str], model: Path, words: list[str]) -> None:
+    refused(words[0], model, *words[1:])
+
+
+def test_outputs_are_tried_before_any_work(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert "there is no folder" in refused("sample", model, "-o", missing / "s.csv")
+    assert "must end in" in refused("sample", model, "-o", tmp_path / "s.xlsx")
+    assert "must end in" in refused("score", model, "digits-binary", "-o", tmp_path / "s.png")
+    (tmp_path / "folder.csv").mkdir()
+    assert "it is a folder" in refused("sample", model, "-o", tmp_path / "folder.csv")
+    assert "there is no folder" in refused(
+        "train", "--source", "digits", "--steps", 9999, "-o", missing / "m.safetensors"
+    )
+    (tmp_path / "file").touch()
+    words = ["train", "--source", "digits", "--steps", 9999, "-o", tmp_path / "m.safetensors"]
+    assert "Cannot make the folder" in refused(*words, "--directory", tmp_path / "file" / "run")
+    assert "Cannot make the folder" in refused("quickstart", "-o", tmp_path / "file" / "quickstart")
+    assert not missing.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files even from root")
+def test_a_folder_that_takes_no_files(refused: Callable[..., str], model: Path) -> None:
+    assert "Cannot write /proc/self/s.csv" in refused("sample", model, "-o", "/proc/self/s.csv")
+
+
+def test_pictures_only_of_images(refused: Callable[..., str], run: Run, tmp_path: Path) -> None:
+    source = table(tmp_path / "t.csv", [[i % 2, i % 7] for i in range(20)])
+    assert run("train", "--source", source, "-o", tmp_path / "m.safetensors", *TINY)[0] == 0
+    assert "Only images" in refused("sample", tmp_path / "m.safetensors", "-o", tmp_path / "s.png")
+
+
+def test_too_little_memory_is_one_line(
+    refused: Callable[..., str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    monkeypatch.setattr("deformer.tasks.sampling.sample", fail)
+    assert "not enough memory" in refused("sample", model)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_an_interrupted_training_keeps_its_model_and_exits_with_130(tmp_path: Path) -> None:
+    path, directory = tmp_path / "m.safetensors", tmp_path / "run"
+    words = ["--source", "digits-binary", "--directory", str(directory), "-o", str(path), *TINY, "--steps", "200000"]
+    words += ["--config", str(tmp_path / "c.json")]
+    (tmp_path / "c.json").write_text('{"rows_per_step": 2}')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deformer", "train", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not list(directory.glob("tensorboard/*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert out == ""
+    assert load(path).config.d_model == 16
