@@ -30,4 +30,5 @@ class Independent:
         n, d = rows.values.shape
         features: Int[Tensor, "batch features"] = torch.arange(d).expand(n, d)
         conditionals = self.head(torch.zeros(n, d, 1), features)
-        return conditionals.log_prob(rows.values).masked_fill(~rows.observed, 0).sum(-1)
+        terms: Tensor = conditionals.log_prob(rows.values).masked_fill(~rows.observed, 0)
+        return terms.sum(-1)

@@ -191,7 +191,9 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
 
 
 def _feature_from_dict(d: dict[str, Any]) -> Feature:
-    domain = {key: tuple(value) if isinstance(value, list) else value for key, value in d["domain"].items()}
+    domain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in d["domain"].items()
+    }
     coordinates = None if d["coordinates"] is None else tuple(d["coordinates"])
     return Feature(d["name"], DOMAINS[domain.pop("kind")](**domain), coordinates, d["learned"])
 

@@ -160,7 +160,8 @@ class Mixture:
         log_w, means, log_s = self._parts(params)
         chosen = Labels(self.n_components).sample(log_w, generator, temperature).long()[:, None]
         noise = self._quantile(_uniform(params[:, 0], generator)).to(params.dtype)
-        return means.gather(1, chosen)[:, 0] + temperature**0.5 * log_s.gather(1, chosen)[:, 0].exp() * noise
+        drawn: Tensor = means.gather(1, chosen)[:, 0] + temperature**0.5 * log_s.gather(1, chosen)[:, 0].exp() * noise
+        return drawn
 
     def mean(self, params: Params) -> Values:
         log_w, means, _ = self._parts(params)
