@@ -26,7 +26,8 @@ from deformer.tasks.density import NLL, log_prob, nll
 from deformer.tasks.imputation import impute
 from deformer.tasks.sampling import sample
 from deformer.train.checkpoint import save, write_bytes
-from deformer.train.fit import History, fit
+from deformer.train.fit import fit
+from deformer.train.history import History
 from deformer.train.process import keep_memory
 
 NETWORK = ModelConfig(d_model=128, n_layers=3, n_heads=2)

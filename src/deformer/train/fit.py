@@ -25,31 +25,10 @@ from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
 from deformer.train.batches import draw_batch
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
+from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
 from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
 from deformer.train.schedule import fraction_done, n_features_now, n_rows_now, rate
-
-
-@dataclass(frozen=True)
-class Point:
-    """One validation: when it was and what it saw, in nats per row.
-
-    The training figure is scaled from the batch's subset of features to whole rows, which have more evidence.
-    """
-
-    step: int
-    minutes: float
-    rows_seen: int
-    training_nll: float
-    validation_nll: float | None
-
-
-@dataclass(frozen=True)
-class History:
-    """How a training went; `stopped` is "done", "patience" or "interrupted"."""
-
-    points: tuple[Point, ...]
-    stopped: str
 
 
 @dataclass

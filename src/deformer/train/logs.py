@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from deformer.train.checkpoint import write_bytes
-
-if TYPE_CHECKING:
-    from deformer.train.fit import Point
+from deformer.train.history import Point
 
 
 class Log:
@@ -38,7 +36,7 @@ class Log:
         if self.board is not None:
             self.board.close()
 
-    def write(self, point: "Point", points: Sequence["Point"]) -> None:
+    def write(self, point: Point, points: Sequence[Point]) -> None:
         """Add a point; the file holds the whole history, so that a resumed run repeats nothing."""
         if self.directory is None:
             return

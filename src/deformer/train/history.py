@@ -1,0 +1,25 @@
+"""What a training leaves behind beside its weights."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Point:
+    """One validation: when it was and what it saw, in nats per row.
+
+    The training figure is scaled from the batch's subset of features to whole rows, which have more evidence.
+    """
+
+    step: int
+    minutes: float
+    rows_seen: int
+    training_nll: float
+    validation_nll: float | None
+
+
+@dataclass(frozen=True)
+class History:
+    """How a training went; `stopped` is "done", "patience" or "interrupted"."""
+
+    points: tuple[Point, ...]
+    stopped: str
