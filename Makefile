@@ -4,13 +4,17 @@ export VENV
 DEFORMER_DATA ?= $(realpath ../shared/data)
 export DEFORMER_DATA
 
-.PHONY: setup quickstart test
+.PHONY: setup quickstart mnist test
 
 setup:
 	scripts/setup.sh
 
 quickstart: setup
 	$(VENV)/bin/deformer quickstart
+
+# Ten minutes on binarized MNIST, from DEFORMER_DATA or downloaded.
+mnist: setup
+	$(VENV)/bin/deformer train --source mnist-binarized --minutes 10 -o mnist.safetensors
 
 test: setup
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,8 @@ class ModelConfig:
         wiring: "two_stream" (content and query streams, half the keys) or "interleaved" (the paper's z u z u ...).
         d_model: Width of a token.
         n_layers: Number of blocks.
+        content_layers: Blocks that content passes in "two_stream"; queries pass all, and later ones read content as
+            it left these. None: all but the last, whose content nobody reads.
         n_heads: Attention heads, a divisor of d_model.
         d_ff: Width inside the feed-forward part. None: 4 * d_model.
         norm: "pre" (before each part, and once at the end) or "post" (after each residual sum, as in the paper).
@@ -27,6 +29,8 @@ class ModelConfig:
         tokens: "embedding" (tables for identities and values) or "mlp" (the paper's g_z and g_u on raw coordinates).
         mlp_widths: Hidden widths of g_z and g_u.
         rotary_base: Slowest wavelength scale of the rotary coordinates. None: no rotation.
+        neighbourhood: How far along each axis of its coordinates a feature's tokens see observed values directly,
+            beside attention. 0: not at all.
         mixture: Components of continuous conditionals.
         n_components: How many of them.
     """
@@ -34,6 +38,7 @@ class ModelConfig:
     wiring: Literal["two_stream", "interleaved"] = "two_stream"
     d_model: int = 128
     n_layers: int = 4
+    content_layers: int | None = None
     n_heads: int = 2
     d_ff: int | None = None
     norm: Literal["pre", "post"] = "pre"
@@ -41,16 +46,22 @@ class ModelConfig:
     tokens: Literal["embedding", "mlp"] = "embedding"
     mlp_widths: tuple[int, ...] = (128, 256)
     rotary_base: float | None = 100.0
+    neighbourhood: int = 5
     mixture: Literal["gaussian", "logistic"] = "logistic"
     n_components: int = 8
 
     def __post_init__(self) -> None:
         check_fields(self)
         _require(self, positive=("d_model", "n_layers", "n_heads", "d_ff", "rotary_base", "n_components"))
+        _require(self, not_negative=("neighbourhood", "content_layers"))
         if self.d_model % self.n_heads:
             raise InputError(f"n_heads must divide d_model; {self.n_heads} does not divide {self.d_model}.")
         if self.rotary_base is not None and self.d_model // self.n_heads % 2:
             raise InputError(f"Rotary coordinates need heads of even width, not {self.d_model // self.n_heads}.")
+
+    @property
+    def depth_of_content(self) -> int:
+        return min(self.n_layers - 1, self.n_layers if self.content_layers is None else self.content_layers)
 
     @property
     def width_ff(self) -> int:
@@ -69,6 +80,7 @@ def paper_config() -> ModelConfig:
         activation="relu",
         tokens="mlp",
         rotary_base=None,
+        neighbourhood=0,
     )
 
 

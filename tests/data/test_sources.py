@@ -1,22 +1,16 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from tests.real import REAL, needs_real_data
 
 from deformer.data.files import read_table
 from deformer.data.infer import infer_schema, to_rows
 from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
 from deformer.data.sources import load_source
 from deformer.errors import InputError, SourceError
-
-BESIDE = Path(__file__).parents[3] / "shared" / "data"
-REAL = os.environ.get("DEFORMER_DATA") or (str(BESIDE) if BESIDE.is_dir() else None)
-needs_real_data = pytest.mark.skipif(
-    REAL is None, reason="real data: DEFORMER_DATA is not set and ../shared/data is absent"
-)
 
 CSV = "age,job,rich,score\n30,clerk,0,1.5\n?,nurse,1,NA\n41,,0,-3\n"
 

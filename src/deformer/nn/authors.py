@@ -95,4 +95,5 @@ def _config(ours: Mapping[str, Tensor], n_heads: int) -> ModelConfig:
         tokens="mlp",
         mlp_widths=tuple(widths[:-1]),
         rotary_base=None,
+        neighbourhood=0,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
@@ -14,11 +14,11 @@ from deformer.nn.cache import Cache
 
 Tokens = Float[Tensor, "batch rows d_model"]
 Heads = Float[Tensor, "batch heads rows width"]
-Turns = Float[Tensor, "batch rows pairs"] | None
+Turns = Complex[Tensor, "batch rows pairs"] | None
 
 
 class Rotary(nn.Module):
-    """Angles by which coordinates turn queries and keys, so that attention sees the offset between features.
+    """Turns of queries and keys by coordinates, as complex numbers, so that attention sees offsets between features.
 
     A head's pairs are divided evenly among the axes, with wavelengths rising geometrically to about 2 pi base.
 
@@ -37,20 +37,18 @@ class Rotary(nn.Module):
         angles = (torch.cat([coordinates.double(), centre])[..., None] * speeds).flatten(1)
         self.register_buffer("angles", F.pad(angles, (0, n_pairs - angles.shape[1])), persistent=False)
 
-    def forward(self, features: Tensor) -> Float[Tensor, "batch rows pairs"]:
-        """Look up angles; the number of features stands for the beginning of a row."""
-        return F.embedding(features, self.angles)
+    def forward(self, features: Tensor, dtype: torch.dtype) -> Complex[Tensor, "batch rows pairs"]:
+        """Look up turns; the number of features stands for the beginning of a row."""
+        angles = self.angles.to(torch.float64 if dtype == torch.float64 else torch.float32)
+        return torch.polar(torch.ones_like(angles), angles)[features]
 
 
 def rotate(x: Heads, turns: Turns) -> Heads:
     """Turn each pair of a head's numbers by its angle."""
     if turns is None:
         return x
-    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-    pairs = torch.view_as_complex(x.to(dtype).reshape(*x.shape[:-1], -1, 2))  # batch heads rows pairs
-    angles = turns.to(dtype)[:, None]
-    turned = pairs * torch.polar(torch.ones_like(angles), angles)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.to(turns.real.dtype).reshape(*x.shape[:-1], -1, 2))  # batch heads rows pairs
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -104,6 +102,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.content_layers = config.n_layers if config.wiring == "interleaved" else config.depth_of_content
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
 
@@ -123,17 +122,19 @@ class Backbone(nn.Module):
         hold this content, the content is also written into it.
         """
         told = None if turns is None else turns[:, ::group]
+        content = None
         for layer, block in self._layers():
+            if layer == self.content_layers:  # from here on content is read, but changes no more
+                content, asked = x[:, ::group], slice(1, None, 2) if group == 2 else slice(0)
+                x, turns, group = x[:, asked], None if turns is None else turns[:, asked], 1
             y = block.enter(x)
-            k, v = block.tell(y[:, ::group], told)
+            k, v = block.tell(y[:, ::group] if content is None else block.enter(content), told)
             if cache is not None:
                 cache.write(layer, k, v)
                 k, v = cache.read(layer)
-            if group == 2 and layer == len(self.blocks) - 1:  # nobody reads the last content
-                x, y, turns, group = x[:, 1::2], y[:, 1::2], None if turns is None else turns[:, 1::2], 1
-            q = block.ask(y, turns)
-            present = None if cache is None else cache.present
-            x = block.leave(x, attend_causally(q, k, v, group, present))
+            if x.shape[1]:
+                present = None if cache is None else cache.present
+                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, present))
         out: Tensor = self.norm(x)
         return out
 

@@ -12,6 +12,7 @@ from deformer.data.schema import Schema
 from deformer.nn.backbone import Backbone, Rotary
 from deformer.nn.cache import Cache
 from deformer.nn.heads import Conditionals, Head
+from deformer.nn.neighbours import Evidence, make_neighbours
 from deformer.nn.tokens import make_tokens
 
 Identities = Int[Tensor, "batch n"]
@@ -44,6 +45,7 @@ class DEformer(nn.Module):
         self.backbone = Backbone(self.config)
         self.head = Head(schema, self.config.d_model, self.config.n_components, self.config.mixture)
         self.rotary = self._make_rotary()
+        self.neighbours = make_neighbours(schema, self.config)
         if self.two_stream:
             self.beginning = nn.Parameter(torch.randn(self.config.d_model) * 0.5)
 
@@ -68,12 +70,30 @@ class DEformer(nn.Module):
         return Rotary(coordinates, self.config.d_model // self.config.n_heads, self.config.rotary_base)
 
     def _turns(self, features: Tensor) -> Tensor | None:
-        return None if self.rotary is None else self.rotary(features)
+        return None if self.rotary is None else self.rotary(features, self.dtype)
 
     def _beginning(self, batch: int) -> tuple[Tensor, Tensor]:
         """Give the token that opens the content stream, and the identity that places it."""
         nowhere = torch.full((batch, 1), len(self.schema), device=self.device)
         return self.beginning.expand(batch, 1, -1), nowhere
+
+    def nothing_known(self, batch: int) -> Evidence | None:
+        """Begin what the network of the neighbours looks things up in, if there is one."""
+        return None if self.neighbours is None else self.neighbours.start(batch)
+
+    def tell_neighbours(
+        self,
+        evidence: Evidence | None,
+        features: Identities,
+        values: Shaped[Tensor, "batch n"],
+        present: Bool[Tensor, "batch n"] | None = None,
+    ) -> tuple[Evidence | None, Tensor | float]:
+        """Add observations one after the other, and give what each feature's tokens are told of those before it."""
+        if self.neighbours is None or evidence is None:
+            return None, 0.0
+        times = torch.arange(evidence.length, evidence.length + features.shape[1], device=self.device)
+        evidence = self.neighbours.add(evidence, features, values, present)
+        return evidence, self.neighbours(features, evidence, times)
 
     def forward(
         self, features: Identities, values: Shaped[Tensor, "batch n"], scored: slice = slice(None)
@@ -86,6 +106,8 @@ class DEformer(nn.Module):
             scored: Which positions k are wanted.
         """
         z, u = self.tokens.z(features), self.tokens.u(features, values)
+        _, around = self.tell_neighbours(self.nothing_known(len(features)), features, values)
+        z, u = z + around, u + around
         if self.two_stream:
             beginning, nowhere = self._beginning(len(features))
             u = torch.cat([beginning.to(u.dtype), u[:, :-1]], 1)
@@ -112,7 +134,7 @@ class DEformer(nn.Module):
             token, nowhere = self._beginning(batch)
             cache = cache.grow(1, room=room + 1)
             self.backbone.extend(token, self._turns(nowhere), cache=cache)
-        return State(self, cache, room)
+        return State(self, cache, room, self.nothing_known(batch))
 
     @torch.no_grad()
     def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
@@ -134,6 +156,7 @@ class State:
     model: DEformer
     cache: Cache
     room: int = 0
+    evidence: Evidence | None = None
 
     @torch.no_grad()
     def observe(
@@ -147,25 +170,30 @@ class State:
             present: Which of them a row really has. None: all.
         """
         model = self.model
-        u = model.tokens.u(features, values)
+        evidence, around = model.tell_neighbours(self.evidence, features, values, present)
+        u = model.tokens.u(features, values) + around
         if not model.two_stream:
-            u = torch.stack([model.tokens.z(features), u], 2).flatten(1, 2)
+            u = torch.stack([model.tokens.z(features) + around, u], 2).flatten(1, 2)
             features = features.repeat_interleave(2, 1)
             present = None if present is None else present.repeat_interleave(2, 1)
         factor = 1 if model.two_stream else 2
         cache = self.cache.grow(u.shape[1], present, factor * self.room + 1)
         model.backbone.extend(u, model._turns(features), cache=cache)
-        return dataclasses.replace(self, cache=cache)
+        return dataclasses.replace(self, cache=cache, evidence=evidence)
 
     @torch.no_grad()
     def predict(self, features: Identities) -> Conditionals:
         """Give p(x_i | everything observed) for any number of features at once, each on its own."""
         model = self.model
         z = model.tokens.z(features)
+        if model.neighbours is not None and self.evidence is not None:
+            now = torch.full(features.shape[1:], self.evidence.length, device=model.device)
+            z = z + model.neighbours(features, self.evidence, now)
         processed = model.backbone.ask(z, model._turns(features), self.cache, own=not model.two_stream)
         conditionals: Conditionals = model.head(processed, features)
         return conditionals
 
     def select(self, rows: Tensor) -> "State":
         """Follow some of the rows, possibly several copies of one."""
-        return dataclasses.replace(self, cache=self.cache.select(rows))
+        evidence = None if self.evidence is None else self.evidence.select(rows)
+        return dataclasses.replace(self, cache=self.cache.select(rows), evidence=evidence)

@@ -28,6 +28,7 @@ from deformer.train.checkpoint import describe, load_weights, read_tensors, save
 from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
 from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
+from deformer.train.process import bfloat16_is_fast
 from deformer.train.schedule import fraction_done, n_features_now, n_rows_now, rate
 
 
@@ -43,6 +44,8 @@ class Run:
     best_nll: float = math.inf
     since_best: int = 0
     plateaus: int = 0
+    validated_at: float = 0.0
+    validation_took: float = 0.0
     points: list[Point] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
@@ -94,10 +97,10 @@ def _precision(config: TrainConfig, device: str) -> Any:
     names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
     if config.precision != "auto":
         return names[config.precision]
-    # Without tile units, bfloat16 products are slower than float32 ones on CPUs.
-    tiles = torch.cpu._is_amx_tile_supported()
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    return names["bfloat16" if on_gpu or (tiles and device in ("auto", "cpu")) else "float32"]
+    if device == "auto" and torch.cuda.is_available():
+        device = "cuda"
+    fast = device == "cuda" or (device in ("auto", "cpu") and bfloat16_is_fast())
+    return names["bfloat16" if fast else "float32"]
 
 
 @contextmanager
@@ -174,6 +177,8 @@ class _Fitting:
             bar.show(self._done(), loss, state.step, state.rows_seen)
             if self._is_due(done):
                 point = self._validate()
+                state.validation_took = (time.monotonic() - before) / 60 - state.minutes
+                state.validated_at = state.minutes + state.validation_took
                 log.write(point, state.points)
                 bar.validated(point.validation_nll)
                 if config.patience is not None and state.since_best >= config.patience:
@@ -228,13 +233,17 @@ class _Fitting:
                 self.state.average[name] = p.clone()
 
     def _is_due(self, done: float) -> bool:
-        """Validate every so many steps or, where the clock decides, at every twentieth of the run."""
-        every, config = self.config.validate_every, self.config
+        """Validate every so many steps or, where the clock decides, at every twentieth of a run.
+
+        Under the clock validation may take a tenth of the time at most.
+        """
+        every, config, state = self.config.validate_every, self.config, self.state
         if every is None and config.steps is not None:
             every = max(1, config.steps // 20)
         if every is not None:
-            return self.state.step % every == 0
-        return math.floor(20 * self._done()) > math.floor(20 * done)
+            return state.step % every == 0
+        affordable = config.minutes is None or state.minutes - state.validated_at >= 9 * state.validation_took
+        return affordable and math.floor(20 * self._done()) > math.floor(20 * done)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -265,9 +274,11 @@ class _Fitting:
         return point
 
     def _score(self, validation: Rows, n_orders: int) -> float:
-        if self.config.orders == "raster":
-            return raster_nll(self.model, validation)
-        return nll(self.model, validation, n_orders=n_orders, generator=generator(self.config.seed, "validation")).mean
+        with self.fabric.autocast():
+            if self.config.orders == "raster":
+                return raster_nll(self.model, validation)
+            draws = generator(self.config.seed, "validation")
+            return nll(self.model, validation, n_orders=n_orders, generator=draws).mean
 
     def _keep_if_best(self, score: float | None) -> None:
         state = self.state

@@ -1,0 +1,171 @@
+"""Binarized MNIST: compare recipes at equal time, and train the model that ships.
+
+`python -m benchmarks.mnist recipe NAME --minutes 12 --set n_layers=6 lr=0.001` adds a line to results/mnist_recipe.csv.
+
+`python -m benchmarks.mnist train --minutes 180 --directory runs/mnist` trains in any number of pieces: stop it whenever
+you like, with Ctrl-C or `timeout --signal INT 90m`, and the same command goes on from the newest checkpoint, or from
+the one that `pack` left in the repository. When the time is up the weights stand in `--output`.
+`--preset paper` trains the paper's network in the paper's way instead.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import RESULTS, circumstances
+from deformer import (
+    ModelConfig,
+    Rows,
+    TrainConfig,
+    fit,
+    generator,
+    load_source,
+    new_model,
+    paper_config,
+    paper_training,
+    save,
+)
+from deformer.data.table import split
+from deformer.train.checkpoint import read_tensors, write_tensors
+from deformer.train.fit import newest
+from deformer.train.process import keep_memory
+
+SHIPPED_NETWORK: dict[str, Any] = {}
+SHIPPED_TRAINING: dict[str, Any] = {
+    **{"minutes": 180.0, "constant": 0.6, "averaging": 0.999},
+    "curriculum": ((0.1, 0.125), (0.2, 0.25), (0.35, 0.5), (1.0, 1.0)),
+    **{"validation_rows": 300, "validation_orders": 2},
+}
+PIECE = Path(__file__).parents[1] / "checkpoints" / "mnist.safetensors"
+RECIPES = RESULTS / "mnist_recipe.csv"
+COLUMNS = ("name", "changes", "minutes", "threads", "steps", "images", "parameters", "validation_nll", "commit", "cpu")
+
+
+def split_changes(changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Say which changes belong to the network and which to its training."""
+    network = {f.name for f in dataclasses.fields(ModelConfig)}
+    return {k: v for k, v in changes.items() if k in network}, {k: v for k, v in changes.items() if k not in network}
+
+
+def parse(settings: list[str]) -> dict[str, Any]:
+    """Read name=value pairs, values as JSON."""
+    pairs = (s.partition("=") for s in settings)
+    return {name: _tuples(json.loads(value)) for name, _, value in pairs}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def recipe(name: str, changes: dict[str, Any], minutes: float, threads: int) -> None:
+    """Train on the training rows for some minutes and score 500 random validation rows under 4 orders."""
+    network, training = split_changes(changes)
+    source = load_source("mnist-binarized")
+    model = new_model(source.schema, ModelConfig(**network))
+    config = TrainConfig(**{"minutes": minutes, "threads": threads, **training})
+    history = fit(model, source.train, config, validation=source.validation)
+    for p in history.points:
+        print(f"{p.minutes:.1f} min, step {p.step}: {p.training_nll:.1f}, {p.validation_nll:.2f}")
+    last, machine = history.points[-1], circumstances()
+    line = (
+        *(name, json.dumps(changes), f"{last.minutes:.1f}", threads, last.step, last.rows_seen),
+        *(sum(p.numel() for p in model.parameters()), f"{last.validation_nll:.2f}", machine["commit"], machine["cpu"]),
+    )
+    print(*line)
+    add_line(RECIPES, line)
+
+
+def paper_split(seed: int = 0) -> tuple[Rows, Rows]:
+    """Give the rows that the paper trains on: train and valid together, of which 2 % are held out."""
+    source = load_source("mnist-binarized")
+    assert source.validation is not None
+    parts = (source.train, source.validation)
+    rows = Rows(source.schema, *(torch.cat([getattr(p, what) for p in parts]) for what in ("values", "observed")))
+    return split(rows, 0.02, generator(seed, "held out"))
+
+
+def pack(directory: Path, piece: Path = PIECE) -> None:
+    """Write the newest checkpoint without its best weights, small enough to travel to another machine."""
+    path = newest(directory)
+    if path is None:
+        raise SystemExit(f"{directory} holds no checkpoint.")
+    tensors, header = read_tensors(path)
+    slim = {name: t for name, t in tensors.items() if not name.startswith("best.")}
+    write_tensors(piece, slim, {**header, "run": {**header["run"], "best_nll": math.inf}})
+    print(f"{piece}: {piece.stat().st_size / 2**20:.1f} MB, after {header['run']['minutes']:.1f} minutes")
+
+
+def unpack(directory: Path, piece: Path = PIECE) -> None:
+    """Let a directory without checkpoints go on from the packed one, if there is one."""
+    if newest(directory) is None and piece.exists():
+        tensors, header = read_tensors(piece)
+        write_tensors(directory / f"last-{header['run']['step']:09d}.safetensors", tensors, header)
+
+
+def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -> None:
+    """Train, or go on training, on all rows but the test rows, and write the weights when the time is up."""
+    network, training = split_changes(changes)
+    if preset == "paper":
+        config, shape = paper_training(**training), dataclasses.replace(paper_config(), **network)
+    else:
+        config, shape = TrainConfig(**{**SHIPPED_TRAINING, **training}), ModelConfig(**{**SHIPPED_NETWORK, **network})
+    rows, held_out = paper_split()
+    model = new_model(rows.schema, shape, config.seed)
+    if preset == "shipped":
+        unpack(directory)
+    shown = sys.stderr.isatty()
+    history = fit(model, rows, config, validation=held_out, directory=directory, resume=True, progress=shown)
+    last = history.points[-1] if history.points else None
+    print(history.stopped, last)
+    if history.stopped != "interrupted" and last is not None:
+        notes = {"source": "mnist-binarized, train and valid", "training": dataclasses.asdict(config)}
+        notes |= {"minutes": last.minutes, "steps": last.step, "rows_seen": last.rows_seen, "machine": circumstances()}
+        save(output, model, {**notes, "validation_nll": last.validation_nll})
+
+
+def add_line(path: Path, line: tuple[Any, ...]) -> None:
+    """Append to a CSV, whose header is written once."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, line] if new else [line])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("recipe", help="train briefly and note the score")
+    one.add_argument("name")
+    one.add_argument("--minutes", type=float, default=12.0)
+    one.add_argument("--threads", type=int, default=torch.get_num_threads())
+    one.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    long = commands.add_parser("train", help="train the model that ships, in pieces")
+    long.add_argument("--preset", choices=["shipped", "paper"], default="shipped")
+    long.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    long.add_argument("--output", type=Path, default=Path("runs/mnist-binarized.safetensors"))
+    long.add_argument("--minutes", type=float)
+    long.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    small = commands.add_parser("pack", help=f"write the newest checkpoint to {PIECE.name}, to go on elsewhere")
+    small.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    chosen = parser.parse_args()
+    keep_memory()
+    if chosen.command == "pack":
+        pack(chosen.directory)
+        return
+    changes = parse(chosen.set)
+    if chosen.command == "train":
+        limit = {} if chosen.minutes is None else {"minutes": chosen.minutes}
+        train(chosen.preset, chosen.directory, chosen.output, {**limit, **changes})
+        return
+    recipe(chosen.name, changes, chosen.minutes, chosen.threads)
+
+
+if __name__ == "__main__":
+    main()
