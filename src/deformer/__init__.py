@@ -21,12 +21,14 @@ _HOMES = {
     "deformer.tasks.sampling": ("sample",),
     "deformer.tasks.imputation": ("impute",),
     "deformer.train.fit": ("fit",),
+    "deformer.api.estimators": ("DEformerDensity", "DEformerDetector", "DEformerImputer", "DEformerPyOD"),
     "deformer.train.checkpoint": ("load", "save"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
+    from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
     from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
     from deformer.data.schema import (
         Binary,

@@ -24,20 +24,29 @@ def random_orders(
     With the observed features in front, what is missing comes last and can be cut off or ignored.
     """
     noise = torch.rand(first.shape, generator=generator, device=generator.device).to(first.device)
-    stage = (~first).int() if then is None else (~first).int() + ~(first | then)
-    return torch.argsort(noise + stage, dim=-1, stable=True)
+    return torch.argsort(noise + _stages(first, then), dim=-1, stable=True)
 
 
-def fixed_orders(order: Sequence[int], first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:
-    """Use one order for all rows, with the features of `first` moved to the front and otherwise as given."""
+def fixed_orders(
+    order: Sequence[int] | Int[Tensor, "n"],
+    first: Bool[Tensor, "batch features"],
+    then: Bool[Tensor, "batch features"] | None = None,
+) -> Int[Tensor, "batch n"]:
+    """Use one order for all rows, with the features of `first` moved to the front, and those of `then` behind them."""
     sequence = torch.as_tensor(order, device=first.device)
-    return move_to_front(sequence.expand(len(first), -1), first)
+    return move_to_front(sequence.expand(len(first), -1), first, then)
 
 
-def move_to_front(orders: Orders, first: Bool[Tensor, "batch features"]) -> Orders:
-    """Move the features of `first` to the front of each order and change nothing else."""
-    late = ~permute(first, orders)
-    return permute(orders, torch.argsort(late.byte(), dim=-1, stable=True))
+def move_to_front(
+    orders: Orders, first: Bool[Tensor, "batch features"], then: Bool[Tensor, "batch features"] | None = None
+) -> Orders:
+    """Move the features of `first`, and behind them those of `then`, to the front and change nothing else."""
+    stages = permute(_stages(first, then), orders)
+    return permute(orders, torch.argsort(stages, dim=-1, stable=True))
+
+
+def _stages(first: Tensor, then: Tensor | None) -> Int[Tensor, "batch features"]:
+    return (~first).int() if then is None else (~first).int() + ~(first | then)
 
 
 def raster_orders(first: Bool[Tensor, "batch features"]) -> Int[Tensor, "batch features"]:

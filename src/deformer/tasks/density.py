@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.orders import check_orders, permute, random_orders, raster_orders, unpermute
+from deformer.data.orders import check_orders, fixed_orders, permute, random_orders, unpermute
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
@@ -28,6 +28,7 @@ def log_prob_terms(
     orders: Tensor | None = None,
     given: Names = (),
     targets: Names | None = None,
+    sequence: Sequence[int] | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch features"]:
     """Give ln p(x_i | what its row's order puts before i) for each scored feature, in column order.
@@ -37,7 +38,9 @@ def log_prob_terms(
         orders: (n,) or (batch, n) column numbers; only the features named are scored. None: random ones.
         given: Features that are seen first and not scored.
         targets: Features that are scored. None: all that are not given.
-        generator: Draws the random orders; needed when `orders` is None.
+        sequence: One order of all features for all rows, in which whatever is given moves to the front and whatever is
+            missing is skipped. None: random ones.
+        generator: Draws the random orders; needed when neither `orders` nor `sequence` is there.
 
     Returns:
         Nats; 0 where nothing was scored. For continuous features log-densities per unit of the value.
@@ -54,9 +57,9 @@ def log_prob_terms(
     rows = as_rows(values, model.schema)
     first, scored = _roles(rows, given, targets)
     if orders is None:
-        return _terms_of_random(model, rows, first, scored, generator)
-    if given or targets is not None:
-        raise InputError("Give either orders, or given and targets; an order already says what comes first.")
+        return _terms_of_roles(model, rows, first, scored, sequence, generator)
+    if given or targets is not None or sequence is not None:
+        raise InputError("Give either orders, or given, targets and a sequence; orders already say what comes first.")
     orders = check_orders(orders, len(rows), len(model.schema), complete=False)
     if not permute(rows.observed, orders).all():
         raise InputError("An order names a missing value; leave it out, or let the orders be drawn at random.")
@@ -89,16 +92,27 @@ def _roles(rows: Rows, given: Names, targets: Names | None) -> tuple[Tensor, Ten
     return first, scored
 
 
-def _terms_of_random(
-    model: DEformer, rows: Rows, first: Tensor, scored: Tensor, generator: torch.Generator | None
+def _terms_of_roles(
+    model: DEformer,
+    rows: Rows,
+    first: Tensor,
+    scored: Tensor,
+    sequence: Sequence[int] | Tensor | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    if generator is None:
+    if sequence is not None:
+        sequence = check_orders(torch.as_tensor(sequence), 1, len(model.schema), complete=True)[0]
+    elif generator is None:
         raise InputError("Random orders need a generator; give one, or give the orders.")
     out = []
-    most = int((first | scored).sum(-1).max())
+    most = max(1, int((first | scored).sum(-1).max()))
     for b in batches(len(rows), most):
-        orders = random_orders(first[b], generator, then=scored[b])[:, : max(most, 1)]
-        out.append(_terms(model, rows[b], orders, scored[b]))
+        if sequence is not None:
+            orders = fixed_orders(sequence, first[b], then=scored[b])
+        else:
+            assert generator is not None
+            orders = random_orders(first[b], generator, then=scored[b])
+        out.append(_terms(model, rows[b], orders[:, :most], scored[b]))
     return torch.cat(out)
 
 
@@ -171,7 +185,4 @@ def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Ge
 
 def raster_nll(model: DEformer, values: Any) -> float:
     """Score rows in column order: the mean -ln p(row) in nats of a model that was trained for that order alone."""
-    rows = as_rows(values, model.schema)
-    orders = raster_orders(rows.observed)
-    parts = [_terms(model, rows[b], orders[b], rows.observed[b]) for b in batches(len(rows), len(model.schema))]
-    return -torch.cat(parts).double().sum(-1).mean().item()
+    return -log_prob(model, values, sequence=range(len(model.schema))).double().mean().item()

@@ -1,0 +1,381 @@
+"""Estimators with the manners of scikit-learn: density, imputer and detector for mixed, incomplete tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin, clone
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from deformer.api import tables
+from deformer.api.explanations import Explanation, explain
+from deformer.api.tables import Combine, TableModel, load_table, save_table
+from deformer.data.columns import Column, Labels, Levels
+from deformer.data.frames import is_frame
+from deformer.errors import InputError
+from deformer.tasks.predictive import Predictive
+
+Floats = npt.NDArray[np.float64]
+Names = Sequence[str]
+MOST = np.iinfo(np.int32).max
+
+
+class _TableEstimator(BaseEstimator):  # type: ignore[misc]
+    """What all estimators of tables share: how they learn.
+
+    Args:
+        minutes: Of training at most; it stops earlier when validation says so.
+        steps: Optimiser steps at most. None: no such limit.
+        kinds: What some columns are, by name: "number", "label", or a column of `deformer.data.columns`. None: what
+            their values look like.
+        network, training: Changes to the network and the training that the table's size would choose, by the names of
+            `ModelConfig` and `TrainConfig`.
+        device: "auto", "cpu", "cuda" or "mps".
+        random_state: Seed of all that is drawn, in learning and in use.
+        progress: Whether a bar on standard error shows the validation NLL in nats.
+
+    Attributes:
+        table_: The network and the codes of its columns.
+        history_: How training went.
+    """
+
+    def __init__(
+        self,
+        *,
+        minutes: float | None = 3.0,
+        steps: int | None = None,
+        kinds: Mapping[str, str | Column] | None = None,
+        network: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.minutes, self.steps, self.kinds = minutes, steps, kinds
+        self.network, self.training, self.device = network, training, device
+        self.random_state, self.progress = random_state, progress
+
+    def _learn(self, X: Any, X_val: Any = None) -> None:
+        X = self._checked(X, reset=True)
+        self.table_, self.history_ = tables.learn(
+            X,
+            None if X_val is None else self._checked(X_val),
+            kinds=self.kinds,
+            minutes=self.minutes,
+            steps=self.steps,
+            network=self.network,
+            training=self.training,
+            seed=int(check_random_state(self.random_state).randint(MOST)),
+            device=self.device,
+            progress=self.progress,
+        )
+
+    def _checked(self, X: Any, reset: bool = False) -> Any:
+        """Check an array as scikit-learn does; a frame is checked column by column when it is encoded."""
+        if not reset:
+            check_is_fitted(self)
+        if not is_frame(X):
+            X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1)
+            if X.dtype.kind not in "biufO":
+                X = X.astype(np.float64)
+        if reset or not is_frame(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        return X
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+
+class DEformerDensity(_TableEstimator):
+    """The joint density of a table's columns, and with it any marginal and any conditional.
+
+    Every score is in nats and higher is more normal.
+
+    Example:
+        >>> table = pd.DataFrame({"a": [0, 1] * 50, "b": [0, 1] * 50})
+        >>> density = DEformerDensity(steps=20, random_state=0).fit(table)
+        >>> density.score_samples(table).shape
+        (100,)
+    """
+
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerDensity":
+        """Learn from a table; NaN, None and NA are missing values.
+
+        Args:
+            X_val: Rows that choose the best weights. None: a tenth of X.
+        """
+        self._learn(X, X_val)
+        return self
+
+    def score_samples(self, X: Any, n_orders: int = 4, combine: Combine = "ensemble") -> Floats:
+        """Give ln p(row) in nats, higher = more normal; missing values are left out, not guessed.
+
+        Args:
+            n_orders: Orders under which every row is scored.
+            combine: "ensemble" averages probabilities over orders, "mean" log-probabilities.
+        """
+        X = self._checked(X)
+        return tables.log_prob(self.table_, X, n_orders, combine)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Give the mean of `score_samples`: nats per row, higher is better."""
+        return float(self.score_samples(X).mean())
+
+    def log_prob(self, X: Any, targets: Names | None = None, given: Names = (), n_orders: int = 4) -> Floats:
+        """Give ln p(targets | given) of every row in nats; what is in neither is summed out exactly."""
+        X = self._checked(X)
+        return tables.log_prob(self.table_, X, n_orders, "ensemble", targets, given)
+
+    def sample(self, n: int = 1, given: Any = None, random_state: int | None = None) -> pd.DataFrame:
+        """Draw rows; `given` holds evidence, one row for all or n rows, in which missing values are drawn."""
+        check_is_fitted(self)
+        return tables.draw_rows(self.table_, n, given, random_state)
+
+    def sample_remaining_columns(self, known: Any, random_state: int | None = None) -> pd.DataFrame:
+        """Draw, for every row of known values, the columns that it lacks; by conditioning, never by rejection."""
+        check_is_fitted(self)
+        return tables.complete(self.table_, known, random_state)
+
+    def conditional(self, X: Any, targets: str | Names, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Any:
+        """Describe p(column | the row's other values) for every row.
+
+        Returns:
+            A frame for one column, else frames by column: probabilities of labels or levels, or mean, std, quantiles.
+        """
+        X = self._checked(X)
+        if isinstance(targets, str):
+            return self._conditional(X, targets, quantiles)
+        return {name: self._conditional(X, name, quantiles) for name in targets}
+
+    def _conditional(self, X: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
+        column = self._column(target)
+        if isinstance(column, Labels | Levels):
+            return pd.DataFrame(self.predict_proba(X, target), columns=self._values_of(column))
+        q = np.asarray(quantiles, dtype=np.float64)
+        if not ((q > 0) & (q < 1)).all():
+            raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
+
+        def summary(p: Predictive) -> Floats:
+            return np.column_stack([p.mean(), p.std(), p.quantile(q)])
+
+        return pd.DataFrame(tables.ask(self.table_, X, target, summary), columns=["mean", "std", *map(str, quantiles)])
+
+    def predict_proba(self, X: Any, target: str) -> Floats:
+        """Give the probability of each label or level of a column given the row's other values."""
+        X = self._checked(X)
+        return tables.ask(self.table_, X, target, Predictive.probabilities)
+
+    def explain(self, X: Any, n_orders: int = 8) -> Explanation:
+        """Say how much each value of each row surprises, and what was expected in its place."""
+        X = self._checked(X)
+        return explain(self.table_, X, n_orders)
+
+    def _column(self, name: str) -> Column:
+        return self.table_.codec.columns[self.table_.model.schema.index([name])[0]]
+
+    @staticmethod
+    def _values_of(column: Labels | Levels) -> list[Any]:
+        return list(column.levels) if isinstance(column, Levels) else [*column.labels, "(other)"]
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model to one file, without code."""
+        check_is_fitted(self)
+        save_table(path, self.table_)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DEformerDensity":
+        """Read what `save` or `deformer fit` wrote."""
+        return cls.from_table(load_table(path))
+
+    @classmethod
+    def from_table(cls, table: TableModel) -> "DEformerDensity":
+        """Wrap a model that was learned elsewhere."""
+        density = cls(random_state=table.seed)
+        density.table_, density.n_features_in_ = table, len(table.codec.names)
+        density.feature_names_in_ = np.array(table.codec.names, dtype=object)
+        return density
+
+
+class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
+    """Fill in missing values of a table of any kind, by the conditionals of a density.
+
+    Args:
+        strategy: "mean" gives numbers their expectation and labels their likeliest value, "mode" every column its
+            likeliest value, "sample" draws all missing values of a row jointly.
+        n_imputations: How many tables `impute` draws.
+
+    The other arguments are those of `DEformerDensity`.
+    """
+
+    def __init__(
+        self,
+        strategy: Literal["mean", "mode", "sample"] = "mean",
+        *,
+        n_imputations: int = 1,
+        minutes: float | None = 3.0,
+        steps: int | None = None,
+        kinds: Mapping[str, str | Column] | None = None,
+        network: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            minutes=minutes,
+            steps=steps,
+            kinds=kinds,
+            network=network,
+            training=training,
+            device=device,
+            random_state=random_state,
+            progress=progress,
+        )
+        self.strategy, self.n_imputations = strategy, n_imputations
+
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerImputer":
+        """Learn from a table, missing values and all."""
+        if self.strategy not in ("mean", "mode", "sample"):
+            raise InputError(f"strategy must be 'mean', 'mode' or 'sample', not {self.strategy!r}.")
+        self._learn(X, X_val)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Give the table without missing values; types, names and index stay as they were.
+
+        An array comes back as an array, a frame as a frame; a column that never had a value in fit stays missing.
+        """
+        X = self._checked(X)
+        filled = self._fill(X, self.table_.seed)
+        return filled if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
+
+    def impute(self, X: Any) -> list[pd.DataFrame]:
+        """Give `n_imputations` tables, drawn independently if the strategy is "sample"."""
+        X = self._checked(X)
+        return [self._fill(X, self.table_.seed + i) for i in range(self.n_imputations)]
+
+    def spread(self, X: Any) -> pd.DataFrame:
+        """Give the standard deviation of what is missing, NaN where nothing is; numbers only."""
+        X = self._checked(X)
+        numeric = [n for n, c in self._named_columns() if not isinstance(c, Labels)]
+        spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
+        return pd.DataFrame(spreads, dtype=np.float64).set_axis(self.table_.codec.frame_of(X).index)
+
+    def _fill(self, X: Any, seed: int) -> pd.DataFrame:
+        if self.strategy == "sample":
+            return tables.complete(self.table_, X, seed)
+        likeliest = {n for n, c in self._named_columns() if self.strategy == "mode" or isinstance(c, Labels)}
+        questions = {n: Predictive.mode if n in likeliest else Predictive.mean for n, _ in self._named_columns()}
+        codec = self.table_.codec
+        return codec.fill(X, codec.restore(tables.expect(self.table_, X, questions)))
+
+    def _named_columns(self) -> list[tuple[str, Column]]:
+        return list(zip(self.table_.codec.names, self.table_.codec.columns, strict=True))
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
+        """Give the names of the columns, which are those of fit."""
+        check_is_fitted(self)
+        return np.array(self.table_.codec.names, dtype=object)
+
+
+class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
+    """Find rows that a density of the table finds unlikely; missing values are left out, not guessed.
+
+    Args:
+        contamination: Share of rows in fit that are taken for outliers; it sets `offset_`.
+        n_orders: Orders under which every row is scored.
+
+    The other arguments are those of `DEformerDensity`.
+
+    Attributes:
+        offset_: `score_samples` below which a row is an outlier.
+    """
+
+    def __init__(
+        self,
+        contamination: float = 0.1,
+        *,
+        n_orders: int = 4,
+        minutes: float | None = 3.0,
+        steps: int | None = None,
+        kinds: Mapping[str, str | Column] | None = None,
+        network: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            minutes=minutes,
+            steps=steps,
+            kinds=kinds,
+            network=network,
+            training=training,
+            device=device,
+            random_state=random_state,
+            progress=progress,
+        )
+        self.contamination, self.n_orders = contamination, n_orders
+
+    def fit(self, X: Any, y: Any = None) -> "DEformerDetector":
+        """Learn from a table that may hold outliers."""
+        if not 0 < self.contamination <= 0.5:
+            raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
+        self._learn(X)
+        self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
+        return self
+
+    def score_samples(self, X: Any) -> Floats:
+        """Give ln p(row) in nats: higher = more normal."""
+        X = self._checked(X)
+        return tables.log_prob(self.table_, X, self.n_orders)
+
+    def decision_function(self, X: Any) -> Floats:
+        """Give `score_samples` less `offset_`: negative = outlier."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+        """Give -1 for outliers and +1 for all others."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
+    """A `DEformerDetector` with the signs and names of PyOD: higher = outlier, labels 0 and 1.
+
+    Args:
+        contamination: Share of rows in fit that are taken for outliers; it sets `threshold_`.
+        detector: What is fitted. None: `DEformerDetector()`.
+
+    Attributes:
+        decision_scores_: -ln p of the rows of fit in nats, higher = outlier.
+        threshold_: The score above which a row is an outlier.
+        labels_: Of the rows of fit: 1 for outliers, 0 for all others.
+    """
+
+    def __init__(self, contamination: float = 0.1, *, detector: DEformerDetector | None = None) -> None:
+        self.contamination, self.detector = contamination, detector
+
+    def fit(self, X: Any, y: Any = None) -> "DEformerPyOD":
+        """Learn from a table that may hold outliers."""
+        detector = DEformerDetector() if self.detector is None else clone(self.detector)
+        self.detector_ = detector.set_params(contamination=self.contamination).fit(X)
+        self.decision_scores_, self.threshold_ = self.decision_function(X), -detector.offset_
+        self.labels_ = (self.decision_scores_ > self.threshold_).astype(np.int64)
+        return self
+
+    def decision_function(self, X: Any) -> Floats:
+        """Give -ln p(row) in nats: higher = outlier."""
+        check_is_fitted(self)
+        surprise: Floats = -self.detector_.score_samples(X)
+        return surprise
+
+    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+        """Give 1 for outliers and 0 for all others."""
+        return (self.decision_function(X) > self.threshold_).astype(np.int64)

@@ -1,0 +1,82 @@
+"""Explanations: which values of a row surprise, by how many nats, and what was expected in their place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deformer.api import tables
+from deformer.api.tables import TableModel
+from deformer.data.columns import Labels
+from deformer.tasks.predictive import Predictive
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What surprises about each row of a table, in nats; frames of (rows, columns), NaN where a value is missing.
+
+    Args:
+        values: What was observed.
+        surprise: -ln p(value | all other values of the row).
+        share: The value's part of the row's score: -ln p(value | what came before), averaged over orders. The parts of
+            a row add up to its -`score_samples(combine="mean")`.
+        expected: The mean of numbers and the likeliest label, given all other values of the row.
+    """
+
+    values: pd.DataFrame
+    surprise: pd.DataFrame
+    share: pd.DataFrame
+    expected: pd.DataFrame
+
+    def row(self, at: int) -> pd.DataFrame:
+        """Give one row's columns, the most surprising first."""
+        parts = {"value": self.values, "expected": self.expected, "surprise": self.surprise, "share": self.share}
+        table = pd.DataFrame({name: frame.iloc[at].astype(object) for name, frame in parts.items()})
+        return table.astype({"surprise": float, "share": float}).sort_values("surprise", ascending=False)
+
+    def plot(self, at: int, n_columns: int = 12, axes: Axes | None = None) -> Axes:
+        """Draw one row's most surprising columns as bars, with what was there and what was expected."""
+        axes = Figure(figsize=(7, 0.4 * n_columns + 1), layout="constrained").subplots() if axes is None else axes
+        top = self.row(at).head(n_columns).iloc[::-1]
+        axes.barh(range(len(top)), top["surprise"].fillna(0.0), color="tab:red", alpha=0.8)
+        labels = [
+            f"{n} = {_short(v)} (expected {_short(e)})"
+            for n, v, e in zip(top.index, top.value, top.expected, strict=True)
+        ]
+        axes.set_yticks(range(len(top)), labels)
+        axes.set_xlabel("surprise given all other values (nats)")
+        return axes
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
+    """Explain every row of a table."""
+    frame = table.codec.frame_of(values).reindex(columns=list(table.codec.names))
+    per_order, rows = tables.terms(table, values, n_orders)
+    missing = ~rows.observed.numpy()
+    names, columns = table.codec.names, table.codec.columns
+
+    def by_column(question: Callable[[str], npt.NDArray[Any]]) -> pd.DataFrame:
+        return pd.DataFrame({name: question(name) for name in names}, index=frame.index)
+
+    def others(name: str) -> list[str]:
+        return [other for other in names if other != name]
+
+    surprise = by_column(lambda name: -tables.log_prob(table, values, targets=[name], given=others(name)))
+    questions = {
+        name: Predictive.mode if isinstance(column, Labels) else Predictive.mean
+        for name, column in zip(names, columns, strict=True)
+    }
+    expected = by_column(lambda name: tables.ask(table, values, name, questions[name]))
+    share = pd.DataFrame(-per_order.mean(0), frame.index, list(names))
+    return Explanation(frame, surprise.mask(missing), share.mask(missing), expected)

@@ -1,0 +1,220 @@
+"""Table models: a network and the codes of its columns, learned from a frame, asked and answering in frames."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from deformer.config import ModelConfig, TrainConfig
+from deformer.data.columns import Column
+from deformer.data.frames import Codec, make_codec
+from deformer.data.orders import fixed_orders, random_orders
+from deformer.data.seeds import generator
+from deformer.data.table import Rows, split
+from deformer.errors import CheckpointError, InputError
+from deformer.nn.model import DEformer, State, new_model
+from deformer.tasks.density import batches, log_prob_terms
+from deformer.tasks.imputation import impute
+from deformer.tasks.predictive import Predictive
+from deformer.tasks.sampling import observe_known, sample
+from deformer.train.checkpoint import describe, load, read_tensors, write_tensors
+from deformer.train.fit import fit
+from deformer.train.history import History
+
+Combine = Literal["ensemble", "mean"]
+Names = Sequence[str]
+Floats = npt.NDArray[np.float64]
+Answer = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A network, how its columns are coded, and the seed of whatever is drawn in asking it."""
+
+    codec: Codec
+    model: DEformer
+    seed: int = 0
+
+
+def table_network(n_rows: int, n_features: int) -> ModelConfig:
+    """Choose the shape of a network by the size of a table."""
+    d_model = 64 if n_rows * n_features < 20_000 else 128
+    return ModelConfig(d_model=d_model, n_layers=3, n_heads=2)
+
+
+def table_training(n_rows: int, n_features: int, minutes: float | None, steps: int | None, seed: int) -> TrainConfig:
+    """Choose a training by the size of a table: whole rows, weights averaged, stopped when validation says so."""
+    return TrainConfig(
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        curriculum=((1.0, 1.0),),
+        rows_per_step=min(256, max(16, 8192 // n_features, n_rows // 64)),
+        lr=2e-3,
+        muon_lr=1e-2,
+        weight_decay=0.1,
+        averaging=0.99,
+        validation_rows=2000,
+        validation_orders=2,
+    )
+
+
+def learn(
+    table: Any,
+    validation: Any = None,
+    *,
+    kinds: Mapping[str, str | Column] | None = None,
+    minutes: float | None = 3.0,
+    steps: int | None = None,
+    network: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+) -> tuple[TableModel, History]:
+    """Learn a density from a table.
+
+    Args:
+        validation: Rows that choose the best weights. None: a tenth of the table.
+        kinds: What some columns are, as `make_codec` takes it.
+        network, training: Changes to what the table's size would choose.
+
+    Raises:
+        InputError: No table, fewer than two rows, or impossible choices.
+    """
+    codec = make_codec(table, kinds)
+    rows, _ = codec.encode(table)
+    if validation is not None:
+        held_out, _ = codec.encode(validation)
+    else:
+        rows, held_out = split(rows, 0.1, generator(seed, "held out"))
+    size = (len(rows), len(codec.names))
+    shape = ModelConfig(**{**asdict(table_network(*size)), **(network or {})})
+    config = table_training(*size, minutes, steps, seed)
+    config = TrainConfig(**{**asdict(config), **(training or {})})
+    model = new_model(codec.schema, shape, seed)
+    history = fit(model, rows, config, validation=held_out, device=device, progress=progress)
+    return TableModel(codec, model.eval(), seed), history
+
+
+def save_table(path: str | Path, table: TableModel, notes: Mapping[str, Any] | None = None) -> None:
+    """Write weights, schema, config, codes and seed to one file."""
+    header = {**describe(table.model), "codec": table.codec.to_dict(), "seed": table.seed, "notes": dict(notes or {})}
+    write_tensors(Path(path), table.model.state_dict(), header)
+
+
+def load_table(path: str | Path) -> TableModel:
+    """Read what `save_table` wrote.
+
+    Raises:
+        CheckpointError: The file is unreadable or holds no table model.
+    """
+    _, header = read_tensors(Path(path))
+    if "codec" not in header:
+        raise CheckpointError(f"{path} holds a model, but not how the columns of a table are coded.")
+    return TableModel(Codec.from_dict(header["codec"]), load(path).eval(), header["seed"])
+
+
+def sequences(table: TableModel, n_orders: int) -> list[Tensor]:
+    """Draw orders of all features, the same at every call, under which every row is scored."""
+    if n_orders < 1:
+        raise InputError(f"n_orders must be at least 1, not {n_orders}.")
+    draws = generator(table.seed, "sequences")
+    nothing = torch.zeros(1, len(table.codec.names), dtype=torch.bool)
+    return [random_orders(nothing, draws)[0] for _ in range(n_orders)]
+
+
+def terms(
+    table: TableModel, values: Any, n_orders: int = 1, targets: Names | None = None, given: Names = ()
+) -> tuple[Floats, Rows]:
+    """Give the log-probability of every value under every order: (orders, rows, features) in nats, 0 where missing."""
+    rows, log_base = table.codec.encode(values)
+    scored = log_base.new_zeros(log_base.shape[1]).bool()
+    scored[rows.schema.index(rows.schema.names if targets is None else targets)] = True
+    scored[rows.schema.index(given)] = False
+    asked = sequences(table, n_orders)
+    parts = [log_prob_terms(table.model, rows, sequence=s, targets=targets, given=given).double() for s in asked]
+    return (torch.stack(parts) + log_base * scored).numpy(), rows
+
+
+def log_prob(
+    table: TableModel,
+    values: Any,
+    n_orders: int = 1,
+    combine: Combine = "ensemble",
+    targets: Names | None = None,
+    given: Names = (),
+) -> Floats:
+    """Give ln p(row), or of some columns, or of some given others, in nats; higher is more normal."""
+    if combine not in ("ensemble", "mean"):
+        raise InputError(f"combine must be 'ensemble' or 'mean', not {combine!r}.")
+    per_order = terms(table, values, n_orders, targets, given)[0].sum(-1)
+    if combine == "mean":
+        averaged: Floats = per_order.mean(0)
+        return averaged
+    together: Floats = np.logaddexp.reduce(per_order, 0) - np.log(n_orders)
+    return together
+
+
+def draw_rows(table: TableModel, n: int, given: Any = None, seed: int | None = None) -> pd.DataFrame:
+    """Draw rows, keeping the evidence of one given row, or of n rows."""
+    seed = table.seed if seed is None else seed
+    evidence = None if given is None else table.codec.encode(given)[0]
+    codes = sample(table.model, n, given=evidence, generator=generator(seed, "sample")).double().numpy()
+    return table.codec.decode(codes, draw=np.random.default_rng(seed).random)
+
+
+def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.DataFrame:
+    """Draw every missing value of a table jointly, given what its row has; what is there comes back as it was."""
+    seed = table.seed if seed is None else seed
+    rows, _ = table.codec.encode(values)
+    codes = impute(table.model, rows, generator=generator(seed, "impute"))[0].double().numpy()
+    drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
+    return table.codec.fill(values, drawn)
+
+
+def ask(table: TableModel, values: Any, name: str, question: Callable[[Predictive], Answer]) -> Answer:
+    """Ask about p(column | what each row has observed beside it), a batch of rows at a time."""
+    rows, _ = table.codec.encode(values)
+    at = rows.schema.index([name])[0]
+    evidence = rows.keep([i for i in range(len(rows.schema)) if i != at])
+    answers = [question(_predictive(table, state, at)) for _, state in _states(table, evidence)]
+    return np.concatenate(answers)
+
+
+def expect(
+    table: TableModel, values: Any, questions: Mapping[str, Callable[[Predictive], Answer]]
+) -> dict[str, Answer]:
+    """Answer a question about each column wherever it is missing, given what the row has; elsewhere there is None.
+
+    Args:
+        questions: By column; a column without one is left out.
+    """
+    rows, _ = table.codec.encode(values)
+    answers = {name: np.full(len(rows), None, dtype=object) for name in questions}
+    for b, state in _states(table, rows):
+        for name, at in zip(questions, rows.schema.index(questions), strict=True):
+            missing = (~rows.observed[b, at]).nonzero()[:, 0]
+            if len(missing):
+                predictive = _predictive(table, state.select(missing.to(table.model.device)), at)
+                answers[name][b.start + missing.numpy()] = questions[name](predictive)
+    return answers
+
+
+def _states(table: TableModel, rows: Rows) -> Iterator[tuple[slice, State]]:
+    """Let the model observe what each row has, in one sequence for all."""
+    sequence = sequences(table, 1)[0]
+    for b in batches(len(rows), len(rows.schema)):
+        part = rows[b].to(table.model.device)
+        yield b, observe_known(table.model, part, fixed_orders(sequence, part.observed))
+
+
+def _predictive(table: TableModel, state: State, at: int) -> Predictive:
+    asked = torch.full((state.cache.batch, 1), at, device=table.model.device)
+    return Predictive(table.codec.columns[at], state.predict(asked))

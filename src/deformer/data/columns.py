@@ -1,0 +1,188 @@
+"""Columns of tables: how values of any kind become the codes that a model sees, and come back as they were.
+
+A code is the number of a label, or a real number. What it leaves open is said by `log_base`, ln p(value | code): the
+share of a label among those that have one code in common, or the log-Jacobian of a bent scale. So the log-probability
+of codes plus `log_base` is that of the values, exactly. Missing values are NaN or None, and NaN among the codes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deformer.data.schema import Binary, Categorical, Continuous, Domain, Ordinal
+
+Values = npt.NDArray[Any]
+Codes = npt.NDArray[np.float64]
+Draw = Callable[[int], npt.NDArray[np.float64]]  # that many uniform numbers between 0 and 1
+
+MOST_LEVELS = 256
+ROWS_PER_LEVEL = 10
+MOST_LABELS = 255
+HEAVY_TAILS = 30.0
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Numbers of which there are few: each is a label of its own, gaps and all.
+
+    Another number, met only in use, takes the code of the nearest level and, by `log_base`, a share of the one row in
+    `n_rows` + 1 that is expected off the levels, less the farther off it lies.
+
+    Example:
+        >>> Levels((0.0, 1.0, 10.0), 99).encode(np.array([10.0, np.nan, 2.0]))[0]
+        array([ 2., nan,  1.])
+    """
+
+    levels: tuple[float, ...]
+    n_rows: int
+
+    @property
+    def domain(self) -> Domain:
+        return Binary() if len(self.levels) == 2 else Ordinal(len(self.levels))
+
+    def encode(self, values: Values) -> tuple[Codes, Codes]:
+        known, numbers = np.asarray(self.levels), values.astype(np.float64)
+        codes = np.searchsorted((known[1:] + known[:-1]) / 2, numbers).astype(np.float64)
+        codes[np.isnan(numbers)] = np.nan
+        off = np.nan_to_num(np.abs(numbers - self.decode(codes)))
+        width = max((known[-1] - known[0]) / len(known), abs(known[-1]) * 1e-6, 1e-12)
+        elsewhere = -math.log(self.n_rows + 1) - off / width - math.log(2 * width)
+        return codes, np.where(off == 0, math.log(self.n_rows / (self.n_rows + 1)), elsewhere)
+
+    def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
+        return _look_up(np.asarray(self.levels), codes, np.nan)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels without an order, the frequent ones by name, all others under one last code.
+
+    Args:
+        labels: Those with a code of their own.
+        others: What else was seen, and how often.
+    """
+
+    labels: tuple[Hashable, ...]
+    others: tuple[tuple[Hashable, int], ...] = ()
+
+    @property
+    def domain(self) -> Domain:
+        return Categorical(len(self.labels) + 1)
+
+    def encode(self, values: Values) -> tuple[Codes, Codes]:
+        """Give codes; a label that was never seen shares the last code, as if seen once in a wider world."""
+        code = {label: float(i) for i, label in enumerate(self.labels)}
+        rest = float(len(self.labels))
+        codes = np.array([np.nan if _missing(v) else code.get(v, rest) for v in values], dtype=np.float64)
+        counts = dict(self.others)
+        total = sum(counts.values()) + 1
+        shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
+        return codes, np.array(shares, dtype=np.float64)
+
+    def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
+        """Give labels; of those that share the last code the most frequent one, or by `draw` a random one."""
+        names = np.empty(len(self.labels) + 1, dtype=object)
+        names[:-1] = self.labels
+        names[-1] = self.others[0][0] if self.others else (self.labels[0] if self.labels else None)
+        values = _look_up(names, codes, None)
+        shared = np.flatnonzero(codes == len(self.labels))
+        if draw is not None and self.others and len(shared):
+            counts = np.cumsum([n for _, n in self.others])
+            picked = np.searchsorted(counts, draw(len(shared)) * counts[-1], side="right")
+            for row, which in zip(shared, picked, strict=True):
+                values[row] = self.others[which][0]
+        return values
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Real numbers, on a scale that is bent far out where tails are heavy.
+
+    Args:
+        loc, scale: Of the codes, (value - loc) / scale.
+        bend: Whether a code is asinh of that.
+        whole: Whether values are whole numbers, to which a draw is rounded.
+    """
+
+    loc: float = 0.0
+    scale: float = 1.0
+    bend: bool = False
+    whole: bool = False
+
+    @property
+    def domain(self) -> Domain:
+        return Continuous()
+
+    def encode(self, values: Values) -> tuple[Codes, Codes]:
+        t = (values.astype(np.float64) - self.loc) / self.scale
+        log_base = -math.log(self.scale) - (0.5 * np.log1p(t * t) if self.bend else np.zeros(len(t)))
+        return (np.arcsinh(t) if self.bend else t), np.nan_to_num(log_base)
+
+    def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
+        values = self.loc + self.scale * (np.sinh(codes) if self.bend else codes)
+        return np.round(values) if self.whole and draw is not None else values
+
+
+Column = Levels | Labels | Numbers
+KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Levels, Labels, Numbers)}
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _look_up(table: Values, codes: Codes, absent: Any) -> Values:
+    known = ~np.isnan(codes)
+    values = np.full(len(codes), absent, dtype=table.dtype)
+    values[known] = table[codes[known].astype(np.int64)]
+    return values
+
+
+def numeric_column(values: Values) -> Levels | Numbers:
+    """Choose how to code a column of numbers, NaN where missing.
+
+    Few distinct values with many rows each become levels. Scales are those of the middle half of the values, which
+    outliers do not move; a fourth moment far above a Gaussian's bends the scale.
+    """
+    known = np.sort(values[np.isfinite(values)].astype(np.float64))
+    if not len(known):
+        return Numbers()
+    distinct = np.unique(known)
+    if len(distinct) <= min(MOST_LEVELS, max(2, len(known) / ROWS_PER_LEVEL)):
+        return Levels(tuple(distinct.tolist()), len(known))
+    low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
+    spread = float(known.std())
+    robust = float(high - low) / 1.35
+    kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
+    whole = bool((known == np.floor(known)).all())
+    if kurtosis < HEAVY_TAILS:
+        return Numbers(float(known.mean()), spread, False, whole)
+    return Numbers(float(loc), robust or spread, True, whole)
+
+
+def label_column(values: Sequence[Any]) -> Labels:
+    """Choose codes for labels: the most frequent ones get their own, in a stable sequence."""
+    counts = Counter(v for v in values if not _missing(v))
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    own = sorted((label for label, _ in ranked[:MOST_LABELS]), key=str)
+    return Labels(tuple(own), tuple(ranked[MOST_LABELS:]))
+
+
+def to_dict(column: Column) -> dict[str, Any]:
+    """Write a column as JSON can hold it."""
+    return {"kind": type(column).__name__.lower(), **asdict(column)}
+
+
+def from_dict(written: dict[str, Any]) -> Column:
+    """Read what `to_dict` wrote, also through JSON, which turns tuples into lists."""
+    fields = {name: _frozen(value) for name, value in written.items() if name != "kind"}
+    return KINDS[written["kind"]](**fields)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value

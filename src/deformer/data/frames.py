@@ -1,0 +1,265 @@
+"""Frames: tables as people hold them, in pandas, polars or arrays, and the rows of codes that a model sees."""
+
+import numbers
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from deformer.data.columns import (
+    Codes,
+    Column,
+    Draw,
+    Labels,
+    Levels,
+    Values,
+    from_dict,
+    label_column,
+    numeric_column,
+    to_dict,
+)
+from deformer.data.schema import Feature, Schema
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError
+
+EPOCH = pd.Timestamp(0, tz="UTC")
+DAY = pd.Timedelta(days=1)
+KINDS = ("number", "label")
+
+
+def as_frame(table: Any) -> pd.DataFrame:
+    """Take a pandas or polars frame as it is, and give an array's columns the names x0, x1, ...
+
+    Raises:
+        InputError: Not a table, no columns, or names that are not unique.
+    """
+    if is_frame(table) and not isinstance(table, pd.DataFrame):
+        table = table.to_pandas()
+    if not isinstance(table, pd.DataFrame):
+        array = np.asarray(table)
+        if array.ndim != 2:
+            raise InputError(f"Expected a table of rows and columns; this has shape {array.shape}.")
+        table = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    names = [str(name) for name in table.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"Column names must differ; {twice[0]!r} stands more than once.")
+    if not names:
+        raise InputError("The table holds no columns.")
+    return table.set_axis(names, axis=1)
+
+
+def is_frame(table: Any) -> bool:
+    return isinstance(table, pd.DataFrame) or hasattr(table, "to_pandas")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How the columns of a frame become features, and back with the types they had."""
+
+    names: tuple[str, ...]
+    columns: tuple[Column, ...]
+    dtypes: tuple[Any, ...]
+
+    @property
+    def schema(self) -> Schema:
+        features = (Feature(name, column.domain) for name, column in zip(self.names, self.columns, strict=True))
+        return Schema(tuple(features))
+
+    def encode(self, table: Any) -> tuple[Rows, Tensor]:
+        """Turn a table into rows; a column that it lacks is missing in every row.
+
+        Returns:
+            The rows, and ln p(value | code) of every cell in nats, (batch, features), 0 where missing.
+
+        Raises:
+            InputError: A column that was not there in fit, no rows, infinite numbers, or text where numbers were.
+        """
+        frame = self.frame_of(table)
+        if not len(frame):
+            raise InputError("The table holds no rows.")
+        nothing = np.full(len(frame), np.nan)
+        pairs = [
+            column.encode(_plain(frame[name], isinstance(column, Labels))) if name in frame else (nothing, nothing)
+            for name, column in zip(self.names, self.columns, strict=True)
+        ]
+        codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
+        rows = as_rows(codes, self.schema)
+        return rows, log_base.masked_fill(~rows.observed, 0)
+
+    def frame_of(self, table: Any) -> pd.DataFrame:
+        """Take a frame by the names of its columns, an array by their number."""
+        frame = as_frame(table)
+        if not is_frame(table):
+            if frame.shape[1] != len(self.names):
+                raise InputError(f"The table has {frame.shape[1]} columns; there were {len(self.names)} in fit.")
+            return frame.set_axis(list(self.names), axis=1)
+        unknown = [name for name in frame.columns if name not in self.names]
+        if unknown:
+            raise InputError(f"Column {unknown[0]!r} was not there in fit; there were {', '.join(self.names[:8])}.")
+        return frame
+
+    def decode(self, codes: npt.NDArray[np.float64], index: Any = None, draw: Draw | None = None) -> pd.DataFrame:
+        """Turn codes (batch, features) into a frame of the types seen in fit.
+
+        Args:
+            index: Of the frame. None: 0, 1, ...
+            draw: Uniform numbers, for what a code leaves open. None: the likeliest value.
+        """
+        decoded = {
+            n: c.decode(codes[:, i], draw) for i, (n, c) in enumerate(zip(self.names, self.columns, strict=True))
+        }
+        frame = self.restore(decoded)
+        return frame if index is None else frame.set_axis(index, axis=0)
+
+    def restore(self, values: Mapping[str, Values]) -> pd.DataFrame:
+        """Give plain values of all columns, numbers and labels, the types seen in fit."""
+        return pd.DataFrame(
+            {
+                name: _restore(values[name] if isinstance(column, Labels) else values[name].astype(np.float64), dtype)
+                for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
+            }
+        )
+
+    def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
+        """Put guesses where a table has no value of its own, under its index; columns are those of fit."""
+        frame = self.frame_of(table)
+        filled = {}
+        for name, dtype in zip(self.names, self.dtypes, strict=True):
+            guess = guesses[name].set_axis(frame.index)
+            whole = frame[name].where(frame[name].notna(), guess) if name in frame else guess
+            filled[name] = whole.astype(dtype) if whole.notna().all() else whole
+        return pd.DataFrame(filled)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the codec as JSON can hold it."""
+        columns = [to_dict(column) for column in self.columns]
+        return {"names": list(self.names), "columns": columns, "dtypes": [_dtype_to_json(d) for d in self.dtypes]}
+
+    @classmethod
+    def from_dict(cls, written: dict[str, Any]) -> "Codec":
+        """Read what `to_dict` wrote."""
+        dtypes = tuple(_dtype_from_json(d) for d in written["dtypes"])
+        return cls(tuple(written["names"]), tuple(from_dict(c) for c in written["columns"]), dtypes)
+
+    def describe(self) -> pd.DataFrame:
+        """List the features: name, type in the frame, how values are coded, and examples."""
+        lines = [
+            {"name": name, "dtype": str(dtype), "coded as": type(column).__name__.lower(), "values": _spell(column)}
+            for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
+        ]
+        return pd.DataFrame(lines).set_index("name")
+
+
+def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None) -> Codec:
+    """Choose how to code every column of a table.
+
+    Args:
+        kinds: What some columns are: "number", "label", or a column of one's own. None: what their values look like.
+
+    Raises:
+        InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
+
+    Example:
+        >>> table = pd.DataFrame({"age": [31.0, 29.5, 40.5], "job": ["nurse", "clerk", None]})
+        >>> make_codec(table).describe()["coded as"].tolist()
+        ['numbers', 'labels']
+    """
+    frame, kinds = as_frame(table), dict(kinds or {})
+    if not len(frame):
+        raise InputError("The table holds no rows.")
+    for name, kind in kinds.items():
+        if name not in frame:
+            raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
+        if isinstance(kind, str) and kind not in KINDS:
+            raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
+    columns = tuple(_choose(frame[name], kinds.get(name)) for name in frame.columns)
+    return Codec(tuple(frame.columns), columns, tuple(frame.dtypes))
+
+
+def _choose(series: "pd.Series[Any]", kind: str | Column | None) -> Column:
+    if not isinstance(kind, str | None):
+        return kind
+    as_labels = kind == "label" or (kind is None and not _is_numeric(series))
+    values = _plain(series, as_labels)
+    return label_column(values.tolist()) if as_labels else numeric_column(values)
+
+
+def _is_numeric(series: "pd.Series[Any]") -> bool:
+    types = pd.api.types
+    if types.is_numeric_dtype(series) or types.is_datetime64_any_dtype(series):
+        return not types.is_complex_dtype(series)
+    known = series.dropna()
+    if series.dtype != object:
+        return False
+    return all(isinstance(v, (numbers.Real, np.bool_)) and not isinstance(v, bool) for v in known)
+
+
+def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
+    """Give a column's values as floats with NaN, or as objects with None, where missing."""
+    if as_labels:
+        objects: Values = series.astype(object).where(series.notna(), None).to_numpy(dtype=object)
+        strange = next((v for v in objects if not isinstance(v, Hashable)), None)
+        if strange is not None:
+            raise InputError(f"Column {series.name!r} holds {strange!r}, which cannot be a label.")
+        return objects
+    if pd.api.types.is_datetime64_any_dtype(series):
+        moments = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
+        days: Codes = ((moments - EPOCH) / DAY).to_numpy(dtype=np.float64)
+        return days
+    try:
+        values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Column {series.name!r} held numbers in fit; now it holds {_text_of(series)!r}.") from error
+    if np.isinf(values).any():
+        raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
+    return values
+
+
+def _text_of(series: "pd.Series[Any]") -> Any:
+    return next((v for v in series if isinstance(v, str)), series.iloc[0])
+
+
+def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        moments = pd.Series(EPOCH + pd.to_timedelta(values, unit="D")).dt.round("us")  # floats are no finer
+        zone = getattr(dtype, "tz", None)
+        return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
+    series = pd.Series(values)
+    missing = series.isna().any()
+    if pd.api.types.is_integer_dtype(dtype):
+        series = series.round()
+    if missing and isinstance(dtype, np.dtype) and dtype.kind in "iub":
+        return series  # these types know no missing values
+    if pd.api.types.is_bool_dtype(dtype) and not missing:
+        series = series.astype(float).round().astype(bool)
+    return series.astype(dtype)
+
+
+def _dtype_to_json(dtype: Any) -> Any:
+    if isinstance(dtype, pd.CategoricalDtype):
+        return {"categories": dtype.categories.tolist(), "ordered": bool(dtype.ordered)}
+    return str(dtype)
+
+
+def _dtype_from_json(written: Any) -> Any:
+    return pd.CategoricalDtype(**written) if isinstance(written, dict) else pd.api.types.pandas_dtype(written)
+
+
+def _spell(column: Column) -> str:
+    if isinstance(column, Labels):
+        rest = f", and {len(column.others)} rare ones" if column.others else ""
+        return _some(column.labels) + rest
+    if isinstance(column, Levels):
+        return _some([f"{v:g}" for v in column.levels])
+    return f"around {column.loc:.4g}, spread {column.scale:.4g}" + ", heavy tails" * column.bend
+
+
+def _some(values: Sequence[Any]) -> str:
+    shown = ", ".join(str(v) for v in values[:5])
+    return shown + (f", ... ({len(values)})" if len(values) > 5 else "")

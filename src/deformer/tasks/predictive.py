@@ -1,0 +1,125 @@
+"""Predictive distributions of one column given what each row has observed, in the units of the data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deformer.data.columns import Codes, Column, Levels, Numbers, Values
+from deformer.errors import InputError
+from deformer.nn.heads import Conditionals
+
+# Equally likely slices of a continuous distribution over which expectations are taken.
+N_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """p(column | evidence) for a batch of rows.
+
+    Args:
+        column: How the column's values are coded.
+        conditionals: Of its codes, (batch, 1).
+    """
+
+    column: Column
+    conditionals: Conditionals
+
+    def log_prob(self, values: Values) -> npt.NDArray[np.float64]:
+        """Give ln p(value) in nats, for numbers a log-density per unit; NaN where the value is missing."""
+        codes, log_base = self.column.encode(values)
+        missing = np.isnan(codes)
+        log_p = self._per_row(self.conditionals.log_prob(_column(np.nan_to_num(codes))))
+        return np.where(missing, np.nan, log_p + log_base)
+
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """Give the probability of every code of labels or levels, (batch, codes).
+
+        Raises:
+            InputError: The column holds numbers, which have a density.
+        """
+        n = getattr(self.column.domain, "n_labels", None)
+        if n is None:
+            raise InputError("A column of numbers has no probabilities; ask for quantiles or the cdf.")
+        log_p = [self._per_row(self.conditionals.log_prob(self._all(float(code)))) for code in range(n)]
+        return np.exp(np.stack(log_p, 1))
+
+    def mean(self) -> Codes:
+        """Give the expected value of numbers or levels."""
+        return self._moment(1)
+
+    def std(self) -> Codes:
+        """Give the standard deviation of numbers or levels."""
+        spread: Codes = np.sqrt(np.maximum(self._moment(2) - self._moment(1) ** 2, 0.0))
+        return spread
+
+    def mode(self) -> Values:
+        """Give the likeliest value."""
+        return self.column.decode(self._per_row(self.conditionals.mode()))
+
+    def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Give the quantiles of numbers or levels at probabilities q, (batch, len(q))."""
+        self._require_numbers()
+        codes = self._level_quantiles(q) if isinstance(self.column, Levels) else self._number_quantiles(q)
+        return np.stack([self.column.decode(c) for c in codes.T], 1)
+
+    def cdf(self, values: Values) -> npt.NDArray[np.float64]:
+        """Give P(column <= value) for one value per row; numbers and levels only."""
+        self._require_numbers()
+        if isinstance(self.column, Levels):
+            below = np.asarray(self.column.levels) <= values.astype(np.float64)[:, None]
+            total: npt.NDArray[np.float64] = (self.probabilities() * below).sum(1)
+            return total
+        return self._per_row(self.conditionals.cdf(_column(self.column.encode(values)[0])))
+
+    def _require_numbers(self) -> None:
+        if not isinstance(self.column, Levels | Numbers):
+            raise InputError("Labels have no order: ask for their probabilities or the mode.")
+
+    def _moment(self, power: int) -> Codes:
+        self._require_numbers()
+        if isinstance(self.column, Levels):
+            moment: Codes = self.probabilities() @ np.asarray(self.column.levels) ** power
+            return moment
+        slices = (np.arange(N_SLICES) + 0.5) / N_SLICES
+        expected: Codes = (self.quantile(slices) ** power).mean(1)
+        return expected
+
+    def _level_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        below = self.probabilities().cumsum(1)
+        codes: npt.NDArray[np.float64] = (below[:, :-1, None] < q - 1e-9).sum(1).astype(np.float64)
+        return codes
+
+    def _number_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Invert the distribution function by bisection, all rows and probabilities at once."""
+        wanted = torch.from_numpy(q)
+        low, high = self._bracket(wanted)
+        for _ in range(40):
+            middle = (low + high) / 2
+            above = torch.stack([self.conditionals.cdf(m[:, None])[:, 0].double() for m in middle.T], 1) >= wanted
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        quantiles: npt.NDArray[np.float64] = ((low + high) / 2).cpu().numpy()
+        return quantiles
+
+    def _bracket(self, q: Float[Tensor, "probabilities"]) -> tuple[Tensor, Tensor]:
+        """Find codes below and above every quantile by doubling."""
+        n, cdf, width = self.conditionals.shape[0], self.conditionals.cdf, 1.0
+        low, high = self._all(-width), self._all(width)
+        while width < 1e6 and bool((cdf(low) > q.min()).any() or (cdf(high) < q.max()).any()):
+            width *= 2
+            low, high = self._all(-width), self._all(width)
+        return low.double().expand(n, len(q)), high.double().expand(n, len(q))
+
+    def _all(self, code: float) -> Tensor:
+        return torch.full(self.conditionals.shape, code)
+
+    def _per_row(self, answers: Tensor) -> npt.NDArray[np.float64]:
+        numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
+        return numbers
+
+
+def _column(codes: Codes) -> Tensor:
+    return torch.from_numpy(codes)[:, None]

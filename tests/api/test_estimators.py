@@ -1,0 +1,244 @@
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+from deformer.errors import CheckpointError, InputError
+
+TINY = {"steps": 3, "minutes": None, "random_state": 0, "network": {"d_model": 16, "n_layers": 1}, "device": "cpu"}
+# What scikit-learn expects and we do otherwise, and why.
+OTHERWISE = {
+    "check_dtype_object": "what cannot be a label is refused with an InputError, which is a ValueError",
+}
+
+
+class Density(DEformerDensity):
+    """A density without `predict_proba`, which scikit-learn calls without the column that is to be predicted."""
+
+    @property
+    def predict_proba(self):  # type: ignore[no-untyped-def,override]
+        raise AttributeError("predict_proba")
+
+
+@parametrize_with_checks(
+    [Density(**TINY), DEformerImputer(**TINY), DEformerDetector(**TINY)],
+    expected_failed_checks=lambda _: OTHERWISE,
+)
+def test_the_manners_of_scikit_learn(estimator, check) -> None:  # type: ignore[no-untyped-def]
+    check(estimator)
+
+
+def mixed(n: int, seed: int = 0) -> pd.DataFrame:
+    """Numbers that follow a label, a flag that follows a number, a date, and holes everywhere."""
+    draws = np.random.default_rng(seed)
+    size = draws.normal(size=n)
+    kind = np.where(size + 0.3 * draws.normal(size=n) > 0, "big", "small")
+    frame = pd.DataFrame(
+        {
+            "size": size,
+            "kind": pd.Categorical(kind, ["small", "big"]),
+            "price": np.round(np.exp(size + 0.1 * draws.normal(size=n)), 2),
+            "rooms": (2 + (size > 0.5) + (size > 1)).astype("int64"),
+            "sold": pd.to_datetime("2024-01-01") + pd.to_timedelta(draws.integers(0, 300, n), unit="D"),
+        },
+        index=[f"house {i}" for i in range(n)],
+    )
+    return frame.mask(draws.random(frame.shape) < 0.1)
+
+
+@pytest.fixture(scope="module")
+def density() -> DEformerDensity:
+    learned = DEformerDensity(steps=250, minutes=None, random_state=0, network={"d_model": 32, "n_layers": 2})
+    return learned.fit(mixed(600))
+
+
+def test_scores_follow_what_was_learned(density: DEformerDensity) -> None:
+    table = mixed(200, seed=1)
+    strange = table.assign(kind=table["kind"].cat.rename_categories({"small": "big", "big": "small"}))
+    assert density.score(table) > density.score(strange) + 0.3
+    assert density.score_samples(table, 4, "ensemble").mean() > density.score_samples(table, 4, "mean").mean()
+
+
+def test_marginals_and_conditionals_add_up(density: DEformerDensity) -> None:
+    table = mixed(20, seed=2)
+    names = list(table.columns)
+    joint = density.log_prob(table, ["size", "kind"], n_orders=1)
+    assert np.isfinite(joint).all()
+    nothing = table.assign(**{name: None for name in names if name != "kind"})[["kind"]]
+    np.testing.assert_allclose(
+        density.log_prob(nothing, ["kind"]), density.log_prob(table, ["kind"]), rtol=0, atol=1e-5
+    )
+    p = density.conditional(table, "kind")
+    given = [n for n in names if n != "kind"]
+    own = density.log_prob(table, ["kind"], given, n_orders=1)
+    for i, label in enumerate(table["kind"]):
+        assert label != label or math.isclose(math.log(p[label].iloc[i]), own[i], abs_tol=1e-4)
+
+
+def test_conditionals_of_every_kind(density: DEformerDensity) -> None:
+    table = mixed(30, seed=3)
+    answers = density.conditional(table, ["kind", "rooms", "price"])
+    assert list(answers["kind"].columns) == ["big", "small", "(other)"]
+    assert list(answers["rooms"].columns) == [2.0, 3.0, 4.0]
+    assert list(answers["price"].columns) == ["mean", "std", "0.05", "0.5", "0.95"]
+    np.testing.assert_allclose(answers["rooms"].sum(axis=1), 1.0, atol=1e-5)
+    assert (answers["price"]["0.05"] < answers["price"]["0.95"]).all()
+    assert density.predict_proba(table, "kind").shape == (30, 3)
+    large, small = (pd.DataFrame({"size": [s]}) for s in (1.5, -1.5))
+    assert density.conditional(large, "kind")["big"][0] > 0.8 > 0.2 > density.conditional(small, "kind")["big"][0]
+
+
+def test_samples_keep_types_and_evidence(density: DEformerDensity) -> None:
+    table = mixed(8, seed=4)
+    rows = density.sample(8)
+    assert rows.dtypes.astype(str).tolist() == table.dtypes.astype(str).tolist()
+    assert rows.notna().all(axis=None)
+    known = table[["kind", "size"]]
+    drawn = density.sample_remaining_columns(known)
+    assert list(drawn.index) == list(table.index)
+    for name in known:
+        assert (drawn[name].astype(object)[known[name].notna()] == known[name].dropna().astype(object)).all()
+    assert density.sample(3, given=pd.DataFrame({"kind": ["big"]}))["kind"].tolist() == ["big"] * 3
+    pd.testing.assert_frame_equal(density.sample(5, random_state=1), density.sample(5, random_state=1))
+
+
+def test_explanations_add_up(density: DEformerDensity) -> None:
+    table = mixed(12, seed=5)
+    explained = density.explain(table, n_orders=4)
+    np.testing.assert_allclose(-explained.share.sum(axis=1), density.score_samples(table, 4, "mean"), rtol=0, atol=1e-4)
+    assert (explained.surprise.isna() == table.isna()).all(axis=None)
+    assert explained.expected["kind"].isin(["big", "small"]).all()
+    odd = pd.DataFrame({"size": [1.5], "kind": ["small"], "price": [4.4], "rooms": [4]})
+    assert density.explain(odd).row(0).index[0] == "kind"
+    labels = [t.get_text() for t in density.explain(odd).plot(0).get_yticklabels()]
+    assert "kind = small (expected big)" in labels
+
+
+def test_files_hold_everything(density: DEformerDensity, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    table = mixed(20, seed=6)
+    density.save(tmp_path / "m.deformer")
+    again = DEformerDensity.load(tmp_path / "m.deformer")
+    for other in (again, pickle.loads(pickle.dumps(density))):
+        np.testing.assert_array_equal(other.score_samples(table), density.score_samples(table))
+        pd.testing.assert_frame_equal(other.sample(4), density.sample(4))
+    assert not hasattr(clone(density), "table_")
+    (tmp_path / "bad.deformer").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not a readable"):
+        DEformerDensity.load(tmp_path / "bad.deformer")
+
+
+@pytest.mark.parametrize("strategy", ["mean", "mode", "sample"])
+def test_imputation_fills_all_holes_and_changes_nothing_else(strategy: str) -> None:
+    table = mixed(150)
+    imputer = DEformerImputer(strategy, **TINY).fit(table)
+    filled = imputer.transform(table)
+    assert filled.notna().all(axis=None)
+    assert list(filled.index) == list(table.index)
+    assert filled["kind"].dtype == table["kind"].dtype
+    assert (
+        (filled.astype(object).where(table.notna()) == table.astype(object)).where(table.notna(), True).all(axis=None)
+    )
+    array = imputer.set_output(transform="default").transform(table)
+    assert isinstance(array, pd.DataFrame)
+
+
+def test_imputation_learns_what_columns_say_of_each_other() -> None:
+    table = mixed(600)
+    imputer = DEformerImputer(steps=250, minutes=None, random_state=0, network={"d_model": 32, "n_layers": 2})
+    whole = mixed(200, seed=7).dropna()
+    guessed = imputer.fit(table).transform(whole.assign(kind=None, price=np.nan))
+    assert (guessed["kind"].astype(object) == whole["kind"].astype(object)).mean() > 0.8
+    error = guessed["price"].astype(float) - whole["price"].astype(float)
+    assert error.std() < 0.8 * whole["price"].astype(float).std()
+    spread = imputer.spread(whole.assign(price=np.nan))
+    assert (spread["price"] > 0).all()
+    assert spread["size"].isna().all()
+
+
+def test_several_imputations_differ() -> None:
+    table = mixed(80)
+    first, second = DEformerImputer("sample", n_imputations=2, **TINY).fit(table).impute(table)
+    assert (first.astype(object) != second.astype(object)).any(axis=None)
+
+
+def test_the_signs_of_the_detector() -> None:
+    table = mixed(300)
+    detector = DEformerDetector(0.05, **TINY).fit(table)
+    scores = detector.score_samples(table)
+    assert (detector.predict(table) == -1).mean() == pytest.approx(0.05, abs=0.01)
+    assert (detector.decision_function(table) == scores - detector.offset_).all()
+    assert ((detector.decision_function(table) < 0) == (detector.predict(table) == -1)).all()
+
+
+def test_the_signs_of_the_pyod_manner() -> None:
+    table = mixed(300)
+    outliers = DEformerPyOD(0.05, detector=DEformerDetector(**TINY)).fit(table)
+    scores = outliers.decision_function(table)
+    np.testing.assert_allclose(scores, -outliers.detector_.score_samples(table))
+    np.testing.assert_array_equal(scores, outliers.decision_scores_)
+    assert outliers.labels_.tolist() == (scores > outliers.threshold_).astype(int).tolist()
+    assert outliers.predict(table).tolist() == outliers.labels_.tolist()
+    assert outliers.labels_.mean() == pytest.approx(0.05, abs=0.01)
+    assert clone(outliers).get_params()["contamination"] == 0.05
+
+
+def test_arrays_polars_and_columns_in_any_order() -> None:
+    table = mixed(60)[["size", "price"]]
+    density = DEformerDensity(**TINY).fit(table)
+    scores = density.score_samples(table)
+    np.testing.assert_array_equal(density.score_samples(table[["price", "size"]]), scores)
+    np.testing.assert_array_equal(density.score_samples(pl.from_pandas(table.reset_index(drop=True))), scores)
+    with pytest.raises(InputError, match="'weight' was not there in fit"):
+        density.score_samples(table.rename(columns={"size": "weight"}))
+    by_position = DEformerDensity(**TINY).fit(table.to_numpy())
+    np.testing.assert_array_equal(by_position.score_samples(table.to_numpy()), scores)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"a": ["x", "y"] * 20, "b": ["p", None] * 20}),
+        pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) ** 2}),
+        pd.DataFrame({"a": [1.0] * 40, "b": ["only"] * 40}),
+        pd.DataFrame({"a": np.r_[np.nan, np.arange(39.0)], "b": np.arange(40.0)}),
+        pd.DataFrame({"a": np.full(40, np.nan), "b": np.arange(40.0)}),
+        pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0)}),
+    ],
+    ids=["labels only", "numbers only", "constant", "one missing cell", "nothing in a column", "twins"],
+)
+def test_odd_tables(table: pd.DataFrame) -> None:
+    density = DEformerDensity(**TINY).fit(table)
+    assert np.isfinite(density.score_samples(table)).all()
+    filled = DEformerImputer(**TINY).fit(table).transform(table)
+    assert filled.dtypes.astype(str).tolist() == table.dtypes.astype(str).tolist()
+    assert filled["b"].notna().all()
+
+
+def test_new_rows_may_hold_what_was_never_seen() -> None:
+    table = pd.DataFrame({"job": ["nurse", "clerk"] * 30, "level": [1, 2] * 30})
+    density = DEformerDensity(**TINY).fit(table)
+    usual, unknown, far = density.score_samples(pd.DataFrame({"job": ["nurse", "king", "nurse"], "level": [1, 1, 90]}))
+    assert unknown < usual
+    assert far < usual
+
+
+def test_bad_choices() -> None:
+    table = mixed(30)
+    with pytest.raises(InputError, match="strategy must be"):
+        DEformerImputer("guess", **TINY).fit(table)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="contamination"):
+        DEformerDetector(0.9, **TINY).fit(table)
+    with pytest.raises(InputError, match="combine must be"):
+        DEformerDensity(**TINY).fit(table).score_samples(table, combine="sum")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="No column is called 'bogus'"):
+        DEformerDensity(**{**TINY, "kinds": {"bogus": "label"}}).fit(table)
+    with pytest.raises(InputError, match="'a' holds {}, which cannot be a label"):
+        DEformerDensity(**TINY).fit(pd.DataFrame({"a": [{}, "x"]}))
+    with pytest.raises(ValueError, match="no rows"):
+        DEformerDensity(**TINY).fit(table).score_samples(table[:0])

@@ -1,0 +1,96 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from deformer.data.columns import Column, Labels, Levels, Numbers, from_dict, label_column, numeric_column, to_dict
+from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
+
+RANDOM = np.random.default_rng(0)
+NUMERIC = {
+    "normal": (RANDOM.normal(3, 2, 4000), Numbers),
+    "heavy tails": (RANDOM.standard_t(1.2, 4000), Numbers),
+    "few levels": (RANDOM.choice([0.5, 2.0, 7.0], 4000), Levels),
+    "integers with gaps": (RANDOM.choice([1.0, 2.0, 5.0, 1000.0], 4000), Levels),
+    "many integers": (RANDOM.integers(0, 10**6, 4000).astype(float), Numbers),
+    "zero inflated": (np.where(RANDOM.random(4000) < 0.9, 0.0, RANDOM.lognormal(8, 1, 4000)), Numbers),
+    "constant": (np.full(4000, 4.5), Levels),
+    "missing here and there": (np.where(RANDOM.random(4000) < 0.3, np.nan, RANDOM.normal(size=4000)), Numbers),
+    "all missing": (np.full(10, np.nan), Numbers),
+    "five rows": (np.array([1.0, 2.5, 2.5, 8.0, np.nan]), Numbers),
+}
+LABELS = label_column(["b", "a", None, "b", "c"])
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_numbers_come_back(name: str) -> None:
+    values, kind = NUMERIC[name]
+    column = numeric_column(values)
+    assert isinstance(column, kind)
+    codes, log_base = column.encode(values)
+    assert (np.isnan(codes) == np.isnan(values)).all()
+    assert np.isfinite(log_base).all()
+    np.testing.assert_allclose(column.decode(codes), values, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("column", [Numbers(3.0, 2.0), Numbers(3.0, 2.0, bend=True)])
+def test_the_base_of_numbers_is_the_log_jacobian(column: Numbers) -> None:
+    x, step = np.array([-40.0, 2.0, 3.0, 77.0]), 1e-5
+    slope = (column.encode(x + step)[0] - column.encode(x - step)[0]) / (2 * step)
+    np.testing.assert_allclose(column.encode(x)[1], np.log(slope), atol=1e-7)
+
+
+def test_numbers_off_the_levels_are_unlikely_and_more_so_far_off() -> None:
+    column = Levels((0.0, 1.0, 2.0), 999)
+    codes, log_base = column.encode(np.array([1.0, 1.2, 50.0]))
+    assert codes.tolist() == [1.0, 1.0, 2.0]
+    assert log_base[0] == pytest.approx(math.log(0.999))
+    assert log_base[0] > log_base[1] > log_base[2]
+
+
+def test_domains() -> None:
+    assert numeric_column(np.array([0.0, 1.0] * 20)).domain == Binary()
+    assert numeric_column(np.array([0.0, 2.0, 5.0] * 20)).domain == Ordinal(3)
+    assert numeric_column(RANDOM.normal(size=100)).domain == Continuous()
+    assert LABELS.domain == Categorical(4)
+
+
+def test_labels_come_back_and_what_is_new_has_a_code() -> None:
+    values = np.array(["c", None, "a", "never seen", np.nan], dtype=object)
+    codes, log_base = LABELS.encode(values)
+    np.testing.assert_array_equal(codes, [2, np.nan, 0, 3, np.nan])
+    assert log_base.tolist() == [0.0] * 5
+    assert LABELS.decode(codes[:3]).tolist() == ["c", None, "a"]
+
+
+def test_fifty_thousand_labels_share_codes_and_their_shares_sum_to_one() -> None:
+    values = [f"label {i}" for i in range(50_000)] + ["often"] * 100
+    column = label_column(values)
+    assert column.domain == Categorical(256)
+    everything = np.array([label for label, _ in column.others] + ["never seen"], dtype=object)
+    codes, log_base = column.encode(everything)
+    assert (codes == 255).all()
+    assert np.exp(log_base).sum() == pytest.approx(1.0)
+    assert column.encode(np.array(["often"], dtype=object))[0][0] < 255
+    drawn = column.decode(np.full(1000, 255.0), np.random.default_rng(0).random)
+    assert len(set(drawn)) > 900
+    assert len(set(column.decode(np.full(3, 255.0)))) == 1
+
+
+@pytest.mark.parametrize("column", [LABELS, Levels((0.0, 2.0), 9), Numbers(1.0, 2.0, True, True)])
+def test_columns_travel_as_json(column: Column) -> None:
+    assert from_dict(json.loads(json.dumps(to_dict(column)))) == column
+
+
+def test_draws_of_whole_numbers_are_whole() -> None:
+    column = Numbers(100.0, 50.0, whole=True)
+    assert column.decode(np.array([0.123]), RANDOM.random)[0] == 106.0
+    assert column.decode(np.array([0.123]))[0] == pytest.approx(106.15)
+
+
+def test_labels_keep_their_types() -> None:
+    column = label_column([1, "1", True, None, 2.5])
+    assert isinstance(column, Labels)
+    values = np.array([1, "1", 2.5], dtype=object)
+    assert column.decode(column.encode(values)[0]).tolist() == [1, "1", 2.5]

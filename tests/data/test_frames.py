@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+
+from deformer.data.columns import Labels, Levels, Numbers
+from deformer.data.frames import Codec, as_frame, make_codec
+from deformer.errors import InputError
+
+N = 60
+RANDOM = np.random.default_rng(0)
+FRAME = pd.DataFrame(
+    {
+        "float": RANDOM.normal(size=N),
+        "int": RANDOM.integers(0, 10**6, N),
+        "level": RANDOM.choice([1, 2, 5], N),
+        "nullable": pd.array([1, 2, None] * (N // 3), dtype="Int64"),
+        "flag": RANDOM.random(N) < 0.4,
+        "maybe": pd.array([True, False, None] * (N // 3), dtype="boolean"),
+        "text": ["a", "b", None] * (N // 3),
+        "object": np.array([1, "one", None] * (N // 3), dtype=object),
+        "category": pd.Categorical(["low", "high", None] * (N // 3), ["low", "middle", "high"], ordered=True),
+        "when": pd.to_datetime("2024-02-29") + pd.to_timedelta(RANDOM.integers(0, 10**6, N), unit="s"),
+        "zoned": pd.date_range("2020-01-01", periods=N, tz="Europe/Berlin"),
+        "small": RANDOM.normal(size=N).astype(np.float32),
+        "nothing": np.full(N, np.nan),
+        "constant": np.full(N, 7),
+    },
+    index=[f"row {i}" for i in range(N)],
+)
+CODEC = make_codec(FRAME)
+
+
+def back(codec: Codec, frame: pd.DataFrame) -> pd.DataFrame:
+    rows, _ = codec.encode(frame)
+    codes = rows.values.double().masked_fill(~rows.observed, torch.nan).numpy()
+    return codec.decode(codes, frame.index)
+
+
+@pytest.mark.parametrize("name", list(FRAME.columns))
+def test_values_types_and_index_come_back(name: str) -> None:
+    pd.testing.assert_series_equal(back(CODEC, FRAME)[name], FRAME[name], rtol=1e-6)
+
+
+def test_what_columns_are_taken_for() -> None:
+    kinds = dict(zip(CODEC.names, (type(c) for c in CODEC.columns), strict=True))
+    assert kinds["float"] is kinds["int"] is kinds["when"] is kinds["zoned"] is kinds["nothing"] is Numbers
+    assert kinds["level"] is kinds["nullable"] is kinds["flag"] is kinds["maybe"] is kinds["constant"] is Levels
+    assert kinds["text"] is kinds["object"] is kinds["category"] is Labels
+    text = CODEC.describe().to_string()
+    for word in ("heavy", "a, b", "1, 2, 5", "labels"):
+        assert (word in text) == (word != "heavy")
+
+
+def test_kinds_can_be_overridden() -> None:
+    codec = make_codec(FRAME, {"level": "label", "flag": "number", "float": Numbers(0.0, 2.0)})
+    kinds = dict(zip(codec.names, codec.columns, strict=True))
+    assert isinstance(kinds["level"], Labels)
+    assert kinds["float"] == Numbers(0.0, 2.0)
+    assert back(codec, FRAME)["level"].tolist() == FRAME["level"].tolist()
+    with pytest.raises(InputError, match="No column is called 'bogus'"):
+        make_codec(FRAME, {"bogus": "label"})
+    with pytest.raises(InputError, match="cannot be a 'colour'; choose number or label"):
+        make_codec(FRAME, {"level": "colour"})
+
+
+def test_columns_are_found_by_name_and_absent_ones_are_missing() -> None:
+    rows, _ = CODEC.encode(FRAME)
+    shuffled, _ = CODEC.encode(FRAME[FRAME.columns[::-1]])
+    assert torch.equal(rows.values, shuffled.values)
+    fewer, log_base = CODEC.encode(FRAME[["text", "float"]])
+    assert fewer.observed.any(0).tolist() == [name in ("text", "float") for name in CODEC.names]
+    assert torch.equal(fewer.values[:, 0], rows.values[:, 0])
+    assert (log_base[~fewer.observed] == 0).all()
+    with pytest.raises(InputError, match="Column 'txet' was not there in fit"):
+        CODEC.encode(FRAME.rename(columns={"text": "txet"}))
+
+
+def test_arrays_go_by_position() -> None:
+    values = RANDOM.normal(size=(30, 3))
+    codec = make_codec(values)
+    assert codec.names == ("x0", "x1", "x2")
+    rows, log_base = codec.encode(values)
+    np.testing.assert_allclose(codec.decode(rows.values.numpy()).to_numpy(), values)
+    assert log_base.shape == (30, 3)
+    with pytest.raises(InputError, match="2 columns; there were 3 in fit"):
+        codec.encode(values[:, :2])
+
+
+def test_polars_frames_are_welcome() -> None:
+    frame = pl.DataFrame({"n": [1.5, None, 3.0, 4.0], "s": ["a", "b", None, "a"]})
+    rows, _ = make_codec(frame).encode(frame)
+    assert rows.observed.tolist() == [[True, True], [False, True], [True, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (np.zeros(3), "rows and columns"),
+        (pd.DataFrame({"a": []}), "no rows"),
+        (pd.DataFrame(index=range(3)), "no columns"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "'a' stands more than once"),
+        (pd.DataFrame({"a": [1.0, np.inf]}), "'a' holds infinite"),
+    ],
+)
+def test_bad_tables(table: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make_codec(table)
+
+
+def test_text_where_numbers_were() -> None:
+    with pytest.raises(InputError, match="'float' held numbers in fit; now it holds 'x'"):
+        CODEC.encode(pd.DataFrame({"float": ["x", "y"]}))
+
+
+def test_a_codec_travels_as_json() -> None:
+    again = Codec.from_dict(json.loads(json.dumps(CODEC.to_dict())))
+    assert again.columns == CODEC.columns
+    pd.testing.assert_frame_equal(back(again, FRAME), back(CODEC, FRAME))
+
+
+def test_names_become_text() -> None:
+    assert list(as_frame(pd.DataFrame([[1, 2]], columns=[3, 4])).columns) == ["3", "4"]

@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.models import CONFIGS
+
+from deformer.data.columns import Column, Labels, Levels, Numbers
+from deformer.data.schema import Feature, Schema
+from deformer.data.seeds import generator
+from deformer.errors import InputError
+from deformer.nn.model import new_model
+from deformer.tasks.predictive import Predictive
+
+COLUMNS: dict[str, Column] = {
+    "levels": Levels((-1.0, 0.0, 4.0), 999),
+    "flag": Levels((0.0, 1.0), 999),
+    "labels": Labels(("a", "b"), (("c", 2), ("d", 1))),
+    "numbers": Numbers(10.0, 2.0),
+    "bent": Numbers(10.0, 2.0, bend=True),
+}
+N = 4
+MANY = 20_000
+
+
+def predictive(name: str, copies: int = 1) -> Predictive:
+    """Give what a network with random weights predicts for four rows, each several times over."""
+    column = COLUMNS[name]
+    schema = Schema((Feature("evidence", Numbers().domain), Feature(name, column.domain)))
+    model = new_model(schema, CONFIGS["two_stream"]).double().eval()
+    noise = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        p.data.add_(0.2 * torch.randn(p.shape, generator=noise, dtype=torch.float64))
+    evidence = torch.linspace(-1, 1, N).double().repeat_interleave(copies)[:, None]
+    state = model.start(N * copies).observe(torch.zeros_like(evidence).long(), evidence)
+    return Predictive(column, state.predict(torch.ones_like(evidence).long()))
+
+
+def drawn(name: str) -> np.ndarray:
+    many = predictive(name, MANY)
+    codes = many.conditionals.sample(generator(0))[:, 0].numpy()
+    return many.column.decode(codes).reshape(N, MANY)
+
+
+@pytest.mark.parametrize("name", ["levels", "flag", "numbers"])
+def test_moments_are_those_of_draws(name: str) -> None:
+    values, p = drawn(name).astype(float), predictive(name)
+    error = values.std(1) / math.sqrt(MANY)
+    assert (np.abs(p.mean() - values.mean(1)) < 5 * error + 0.01).all()
+    np.testing.assert_allclose(p.std(), values.std(1), rtol=0.08)
+
+
+@pytest.mark.parametrize("name", ["levels", "flag", "numbers", "bent"])
+def test_quantiles_and_cdf_are_those_of_draws(name: str) -> None:
+    values, p, q = drawn(name).astype(float), predictive(name), np.array([0.05, 0.5, 0.9])
+    quantiles = p.quantile(q)
+    for i, probability in enumerate(q):
+        at = quantiles[:, i]
+        below, upto = (values < at[:, None]).mean(1), (values <= at[:, None]).mean(1)
+        assert ((below < probability + 0.02) & (upto > probability - 0.02)).all()
+        np.testing.assert_allclose(p.cdf(at), upto, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["levels", "flag", "labels"])
+def test_probabilities_sum_to_one_and_are_those_of_draws(name: str) -> None:
+    p = predictive(name)
+    probabilities = p.probabilities()
+    np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-12)
+    values = drawn(name)
+    for code in range(probabilities.shape[1]):
+        share = (values == p.column.decode(np.array([float(code)]))[0]).mean(1)
+        np.testing.assert_allclose(share, probabilities[:, code], atol=0.02)
+    assert (p.mode() == p.column.decode(probabilities.argmax(1).astype(float))).all()
+
+
+@pytest.mark.parametrize("name", ["numbers", "bent"])
+def test_densities_integrate_to_one_in_units_of_the_data(name: str) -> None:
+    p, codes = predictive(name), np.linspace(-300, 300, 6001)
+    points, slopes = (
+        (10 + 2 * np.sinh(codes), 2 * np.cosh(codes)) if name == "bent" else (10 + 2 * codes, 2 + 0 * codes)
+    )
+    density = np.stack([np.exp(p.log_prob(np.full(N, x))) * s for x, s in zip(points, slopes, strict=True)], 1)
+    np.testing.assert_allclose(np.trapezoid(density, codes, axis=1), 1.0, atol=2e-3)
+
+
+def test_labels_share_the_probability_of_their_code() -> None:
+    p = predictive("labels")
+    each = [np.exp(p.log_prob(np.array([label] * N, dtype=object))) for label in ("a", "b", "c", "d", "new")]
+    np.testing.assert_allclose(np.sum(each, 0), 1.0, atol=1e-9)
+    assert np.isnan(p.log_prob(np.array([None] * N, dtype=object))).all()
+
+
+def test_labels_have_no_order_and_numbers_no_probabilities() -> None:
+    for ask in ("mean", "std"):
+        with pytest.raises(InputError, match="Labels have no order"):
+            getattr(predictive("labels"), ask)()
+    with pytest.raises(InputError, match="ask for quantiles"):
+        predictive("numbers").probabilities()
