@@ -1,7 +1,9 @@
-"""Small models and rows that the tests share."""
+"""Small models, rows and tables that the tests share."""
 
 import itertools
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -62,3 +64,21 @@ def worlds(schema: Schema) -> Tensor:
 
 def order_of(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def mixed(n: int, seed: int = 0) -> pd.DataFrame:
+    """Numbers that follow a label, a flag that follows a number, a date, and holes everywhere."""
+    draws = np.random.default_rng(seed)
+    size = draws.normal(size=n)
+    kind = np.where(size + 0.3 * draws.normal(size=n) > 0, "big", "small")
+    frame = pd.DataFrame(
+        {
+            "size": size,
+            "kind": pd.Categorical(kind, ["small", "big"]),
+            "price": np.round(np.exp(size + 0.1 * draws.normal(size=n)), 2),
+            "rooms": (2 + (size > 0.5) + (size > 1)).astype("int64"),
+            "sold": pd.to_datetime("2024-01-01") + pd.to_timedelta(draws.integers(0, 300, n), unit="D"),
+        },
+        index=[f"house {i}" for i in range(n)],
+    )
+    return frame.mask(draws.random(frame.shape) < 0.1)

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from tests.models import mixed
 
 from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
 from deformer.errors import CheckpointError, InputError
@@ -32,24 +33,6 @@ class Density(DEformerDensity):
 )
 def test_the_manners_of_scikit_learn(estimator, check) -> None:  # type: ignore[no-untyped-def]
     check(estimator)
-
-
-def mixed(n: int, seed: int = 0) -> pd.DataFrame:
-    """Numbers that follow a label, a flag that follows a number, a date, and holes everywhere."""
-    draws = np.random.default_rng(seed)
-    size = draws.normal(size=n)
-    kind = np.where(size + 0.3 * draws.normal(size=n) > 0, "big", "small")
-    frame = pd.DataFrame(
-        {
-            "size": size,
-            "kind": pd.Categorical(kind, ["small", "big"]),
-            "price": np.round(np.exp(size + 0.1 * draws.normal(size=n)), 2),
-            "rooms": (2 + (size > 0.5) + (size > 1)).astype("int64"),
-            "sold": pd.to_datetime("2024-01-01") + pd.to_timedelta(draws.integers(0, 300, n), unit="D"),
-        },
-        index=[f"house {i}" for i in range(n)],
-    )
-    return frame.mask(draws.random(frame.shape) < 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
-from deformer.data.columns import Column, Labels, Levels
+from deformer.data.columns import Column, Labels
 from deformer.data.frames import is_frame
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
@@ -151,21 +151,8 @@ class DEformerDensity(_TableEstimator):
         """
         X = self._checked(X)
         if isinstance(targets, str):
-            return self._conditional(X, targets, quantiles)
-        return {name: self._conditional(X, name, quantiles) for name in targets}
-
-    def _conditional(self, X: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
-        column = self._column(target)
-        if isinstance(column, Labels | Levels):
-            return pd.DataFrame(self.predict_proba(X, target), columns=self._values_of(column))
-        q = np.asarray(quantiles, dtype=np.float64)
-        if not ((q > 0) & (q < 1)).all():
-            raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
-
-        def summary(p: Predictive) -> Floats:
-            return np.column_stack([p.mean(), p.std(), p.quantile(q)])
-
-        return pd.DataFrame(tables.ask(self.table_, X, target, summary), columns=["mean", "std", *map(str, quantiles)])
+            return tables.conditional(self.table_, X, targets, quantiles)
+        return {name: tables.conditional(self.table_, X, name, quantiles) for name in targets}
 
     def predict_proba(self, X: Any, target: str) -> Floats:
         """Give the probability of each label or level of a column given the row's other values."""
@@ -176,13 +163,6 @@ class DEformerDensity(_TableEstimator):
         """Say how much each value of each row surprises, and what was expected in its place."""
         X = self._checked(X)
         return explain(self.table_, X, n_orders)
-
-    def _column(self, name: str) -> Column:
-        return self.table_.codec.columns[self.table_.model.schema.index([name])[0]]
-
-    @staticmethod
-    def _values_of(column: Labels | Levels) -> list[Any]:
-        return list(column.levels) if isinstance(column, Levels) else [*column.labels, "(other)"]
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model to one file, without code."""
@@ -264,20 +244,15 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
     def spread(self, X: Any) -> pd.DataFrame:
         """Give the standard deviation of what is missing, NaN where nothing is; numbers only."""
         X = self._checked(X)
-        numeric = [n for n, c in self._named_columns() if not isinstance(c, Labels)]
+        codec = self.table_.codec
+        numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if not isinstance(c, Labels)]
         spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
-        return pd.DataFrame(spreads, dtype=np.float64).set_axis(self.table_.codec.frame_of(X).index)
+        return pd.DataFrame(spreads, dtype=np.float64).set_axis(codec.frame_of(X).index)
 
     def _fill(self, X: Any, seed: int) -> pd.DataFrame:
         if self.strategy == "sample":
             return tables.complete(self.table_, X, seed)
-        likeliest = {n for n, c in self._named_columns() if self.strategy == "mode" or isinstance(c, Labels)}
-        questions = {n: Predictive.mode if n in likeliest else Predictive.mean for n, _ in self._named_columns()}
-        codec = self.table_.codec
-        return codec.fill(X, codec.restore(tables.expect(self.table_, X, questions)))
-
-    def _named_columns(self) -> list[tuple[str, Column]]:
-        return list(zip(self.table_.codec.names, self.table_.codec.columns, strict=True))
+        return tables.complete_expected(self.table_, X, self.strategy)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
         """Give the names of the columns, which are those of fit."""

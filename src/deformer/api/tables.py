@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.columns import Column
+from deformer.data.columns import Column, Labels, Levels
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
@@ -177,6 +177,30 @@ def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.Data
     codes = impute(table.model, rows, generator=generator(seed, "impute"))[0].double().numpy()
     drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
     return table.codec.fill(values, drawn)
+
+
+def complete_expected(table: TableModel, values: Any, strategy: str) -> pd.DataFrame:
+    """Fill each missing value on its own: with its likeliest value, or numbers with their mean if so asked."""
+    named = zip(table.codec.names, table.codec.columns, strict=True)
+    likeliest = {name: strategy == "mode" or isinstance(column, Labels) for name, column in named}
+    questions = {name: Predictive.mode if mode else Predictive.mean for name, mode in likeliest.items()}
+    return table.codec.fill(values, table.codec.restore(expect(table, values, questions)))
+
+
+def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
+    """Describe p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
+    column = table.codec.columns[table.model.schema.index([target])[0]]
+    if isinstance(column, Labels | Levels):
+        names = list(column.levels) if isinstance(column, Levels) else [*column.labels, "(other)"]
+        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), columns=names)
+    q = np.asarray(quantiles, dtype=np.float64)
+    if not ((q > 0) & (q < 1)).all():
+        raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
+
+    def summary(p: Predictive) -> Floats:
+        return np.column_stack([p.mean(), p.std(), p.quantile(q)])
+
+    return pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
 
 
 def ask(table: TableModel, values: Any, name: str, question: Callable[[Predictive], Answer]) -> Answer:

@@ -1,0 +1,1 @@
+"""Benchmarks of tables, one configuration for all: density, imputation and anomalies, beside published peers."""

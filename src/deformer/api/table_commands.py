@@ -1,0 +1,118 @@
+"""What the command line does with table models: a chunk of a file at a time, from frame to frame."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deformer.api import tables
+from deformer.api.explanations import explain
+from deformer.api.files import check_output, choose_device
+from deformer.api.tables import TableModel, load_table, save_table
+from deformer.data.chunks import ChunkWriter, read_all, read_chunks
+from deformer.errors import InputError
+from deformer.train.process import keep_memory
+
+ROWS_PER_CHUNK = 20_000
+WRITTEN = (".csv", ".parquet")
+
+
+def fit(
+    path: Path,
+    output: Path,
+    minutes: float | None,
+    steps: int | None,
+    validation: Path | None,
+    labels: Sequence[str],
+    numbers: Sequence[str],
+    seed: int,
+    device: str,
+) -> str:
+    """Learn a density from a file and write it; say why the training ended."""
+    keep_memory()
+    check_output(output, [".deformer", ".safetensors"])
+    frame = read_all(path)
+    held_out = None if validation is None else read_all(validation)
+    kinds = {**dict.fromkeys(labels, "label"), **dict.fromkeys(numbers, "number")}
+    shown = sys.stderr.isatty()
+    table, history = tables.learn(
+        *(frame, held_out), kinds=kinds, minutes=minutes, steps=steps, seed=seed, device=device, progress=shown
+    )
+    last = history.points[-1]
+    save_table(output, table, {"source": path.name, "stopped": history.stopped, **dataclasses.asdict(last)})
+    print(table.codec.describe().to_string())
+    scores = [p.validation_nll for p in history.points if p.validation_nll is not None]
+    if scores:
+        print(f"validation NLL of codes {min(scores):.3f} nats a row, after {last.minutes:.1f} minutes")
+    return history.stopped
+
+
+def open_table(path: Path, device: str) -> TableModel:
+    """Load a table model onto a device, ready to answer."""
+    keep_memory()
+    table = load_table(path)
+    return dataclasses.replace(table, model=table.model.to(choose_device(device)))
+
+
+def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:
+    """Write the log-likelihood of every row of a file in nats; higher is more normal."""
+
+    def scores(chunk: pd.DataFrame, _: int) -> pd.DataFrame:
+        per_order = tables.terms(table, chunk, n_orders)[0].sum(-1)
+        ensemble = np.logaddexp.reduce(per_order, 0) - np.log(n_orders)
+        columns = {"mean_over_orders": per_order.mean(0), "ensemble_over_orders": ensemble}
+        return pd.DataFrame({**columns, "order_spread": per_order.std(0)}).round(6)
+
+    through(path, output, scores)
+
+
+def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_imputations: int, seed: int) -> None:
+    """Write a file without missing values, or several draws of it with their numbers in a column `imputation`."""
+    if n_imputations > 1 and strategy != "draw":
+        raise InputError(f"n_imputations must be 1 for {strategy!r}; only draws differ.")
+
+    def filled(chunk: pd.DataFrame, number: int) -> pd.DataFrame:
+        if strategy != "draw":
+            return tables.complete_expected(table, chunk, strategy)
+        seeds = [seed + 1_000_003 * number + i for i in range(n_imputations)]
+        draws = [tables.complete(table, chunk, s).assign(imputation=i) for i, s in enumerate(seeds)]
+        return pd.concat(draws) if n_imputations > 1 else draws[0].drop(columns="imputation")
+
+    through(path, output, filled)
+
+
+def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int) -> None:
+    """Write rows that the model draws."""
+    check_output(output, WRITTEN)
+    evidence = None if given is None else read_all(given)
+    with ChunkWriter(output) as writer:
+        writer.write(tables.draw_rows(table, n, evidence, seed))
+
+
+def explanations(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:
+    """Write one line per row and column: value, expectation, surprise and share in nats."""
+
+    def lines(chunk: pd.DataFrame, number: int) -> pd.DataFrame:
+        e = explain(table, chunk.reset_index(drop=True), n_orders)
+        parts = {"value": e.values, "expected": e.expected, "surprise": e.surprise, "share": e.share}
+        long = pd.concat({name: part.astype(object).stack(future_stack=True) for name, part in parts.items()}, axis=1)
+        long = long.rename_axis(["row", "column"]).reset_index()
+        return long.assign(row=long["row"] + number * ROWS_PER_CHUNK).astype({"value": str, "expected": str})
+
+    through(path, output, lines)
+
+
+def conditional(table: TableModel, path: Path, output: Path | None, target: str, quantiles: Sequence[float]) -> None:
+    """Write p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
+    through(path, output, lambda chunk, _: tables.conditional(table, chunk, target, quantiles))
+
+
+def through(path: Path, output: Path | None, work: Callable[[pd.DataFrame, int], pd.DataFrame]) -> None:
+    """Read a file a chunk at a time, and write what becomes of each; the result appears when all of it is there."""
+    check_output(output, WRITTEN)
+    with ChunkWriter(output) as writer:
+        for number, chunk in enumerate(read_chunks(path, ROWS_PER_CHUNK)):
+            writer.write(work(chunk, number))

@@ -1,0 +1,118 @@
+"""Tables in files, read and written a chunk at a time, so that they may be larger than memory."""
+
+import csv
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+
+from deformer.errors import InputError
+
+MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
+TEXT = (".csv", ".tsv", ".txt", ".data")
+SUFFIXES = (*TEXT, ".parquet")
+
+
+def read_chunks(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+    """Read a table, at most n_rows at a time.
+
+    Text may be separated by commas, semicolons or tabs, and has names in its first line unless a number stands there.
+
+    Raises:
+        InputError: The file is missing, unreadable, ragged, empty or of an unknown kind.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
+    empty = True
+    try:
+        for chunk in _parquet(path, n_rows) if path.suffix.lower() == ".parquet" else _text(path, n_rows):
+            if len(chunk):
+                empty = False
+                yield chunk
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.") from error
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
+    if empty:
+        raise InputError(f"{path} holds no rows.")
+
+
+def read_all(path: Path) -> pd.DataFrame:
+    """Read a whole table."""
+    return pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
+
+
+def _text(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        line = file.readline()
+    separator = max(",;\t", key=line.count)
+    first = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    headed = bool(first) and not any(_is_number(cell) for cell in first)
+    names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
+    options = {"sep": separator, "skipinitialspace": True, "na_values": MISSING, "encoding": "utf-8-sig"}
+    with pd.read_csv(path, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
+        yield from reader
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("Parquet needs pyarrow: pip install 'deformer[parquet]'.") from error
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(min(n_rows, 2**31 - 1)):
+        yield batch.to_pandas()
+
+
+class ChunkWriter:
+    """Writes a table piece by piece, to standard output as CSV, or to a file that appears when all of it is there."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.temporary = None if path is None else path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        self.parquet: Any = None
+        self.first = True
+
+    def __enter__(self) -> "ChunkWriter":
+        return self
+
+    def write(self, chunk: pd.DataFrame) -> None:
+        """Add rows."""
+        if self.temporary is not None and self.path is not None and self.path.suffix == ".parquet":
+            self._write_parquet(chunk)
+        else:
+            target = sys.stdout if self.temporary is None else self.temporary
+            chunk.to_csv(target, mode="a", header=self.first, index=False)
+        self.first = False
+
+    def _write_parquet(self, chunk: pd.DataFrame) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.Table.from_pandas(chunk, preserve_index=False)
+        if self.parquet is None:
+            self.parquet = pyarrow.parquet.ParquetWriter(self.temporary, table.schema)
+        self.parquet.write_table(table.cast(self.parquet.schema))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.parquet is not None:
+            self.parquet.close()
+        if self.temporary is None or self.path is None:
+            return
+        if error is None and self.temporary.exists():
+            os.replace(self.temporary, self.path)
+        self.temporary.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.models import mixed
+
+from deformer.api import table_commands, tables
+from deformer.api.tables import TableModel, load_table
+from deformer.data.chunks import read_all, read_chunks
+from deformer.errors import InputError
+
+TINY = {"minutes": None, "steps": 3, "seed": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table as CSV and Parquet, and a model that hardly learned from it."""
+    folder = tmp_path_factory.mktemp("tables")
+    table = mixed(120).reset_index(drop=True)
+    table.to_csv(folder / "t.csv", index=False)
+    table.assign(kind=table["kind"].astype("str")).to_parquet(folder / "t.parquet")
+    chosen = {"validation": None, "labels": ["rooms"], "numbers": []}
+    assert table_commands.fit(folder / "t.csv", folder / "m.deformer", **chosen, **TINY) == "done"
+    return folder
+
+
+@pytest.fixture
+def table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> TableModel:
+    monkeypatch.setattr(table_commands, "ROWS_PER_CHUNK", 50)
+    return load_table(folder / "m.deformer")
+
+
+def test_scores_in_chunks_are_those_of_the_whole(table: TableModel, folder: Path, tmp_path: Path) -> None:
+    table_commands.score(table, folder / "t.csv", tmp_path / "s.csv", 3)
+    scores = pd.read_csv(tmp_path / "s.csv")
+    whole = read_all(folder / "t.csv")
+    np.testing.assert_allclose(scores["ensemble_over_orders"], tables.log_prob(table, whole, 3), atol=1e-4)
+    np.testing.assert_allclose(scores["mean_over_orders"], tables.log_prob(table, whole, 3, "mean"), atol=1e-4)
+    assert (scores["ensemble_over_orders"] >= scores["mean_over_orders"] - 1e-5).all()
+
+
+@pytest.mark.parametrize("strategy", ["draw", "mean", "mode"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_holes_are_filled(table: TableModel, folder: Path, tmp_path: Path, strategy: str, suffix: str) -> None:
+    before, path = read_all(folder / f"t.{suffix}"), tmp_path / f"f.{suffix}"
+    table_commands.impute(table, folder / "t.csv", path, strategy, 1, 0)
+    after = read_all(path)
+    assert list(after.columns) == list(before.columns)
+    assert len(after) == len(before)
+    assert after.notna().all(axis=None)
+    kept = before["price"].notna()
+    np.testing.assert_allclose(after["price"][kept], before["price"][kept])
+
+
+def test_several_draws_are_numbered(table: TableModel, folder: Path, tmp_path: Path) -> None:
+    table_commands.impute(table, folder / "t.csv", tmp_path / "f.csv", "draw", 2, 0)
+    drawn = pd.read_csv(tmp_path / "f.csv")
+    assert drawn["imputation"].value_counts().tolist() == [120, 120]
+    with pytest.raises(InputError, match="only draws differ"):
+        table_commands.impute(table, folder / "t.csv", None, "mean", 2, 0)
+
+
+def test_samples_explanations_and_conditionals(
+    table: TableModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table_commands.sample(table, 7, None, tmp_path / "s.parquet", 0)
+    assert read_all(tmp_path / "s.parquet").shape == (7, 5)
+    pd.DataFrame({"kind": ["big"]}).to_csv(tmp_path / "given.csv", index=False)
+    table_commands.sample(table, 3, tmp_path / "given.csv", None, 0)
+    assert [line["kind"] for line in csv.DictReader(capsys.readouterr().out.splitlines())] == ["big"] * 3
+    table_commands.explanations(table, folder / "t.csv", tmp_path / "e.csv", 2)
+    explained = pd.read_csv(tmp_path / "e.csv")
+    assert explained.groupby("row").size().tolist() == [5] * 120
+    table_commands.conditional(table, folder / "t.csv", tmp_path / "c.csv", "price", [0.5])
+    assert list(pd.read_csv(tmp_path / "c.csv").columns) == ["mean", "std", "0.5"]
+    table_commands.conditional(table, folder / "t.csv", tmp_path / "r.csv", "rooms", [0.5])
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "r.csv").sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_nothing_half_written_remains(table: TableModel, folder: Path, tmp_path: Path) -> None:
+    bad = read_all(folder / "t.csv").assign(size=["1"] * 119 + ["x"])
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(InputError, match="'size' held numbers"):
+        table_commands.score(table, tmp_path / "bad.csv", tmp_path / "s.csv", 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("a;b\n1,5;x\n2;y\n", ["a", "b"]),
+        ("a\tb\n1\tx\n", ["a", "b"]),
+        ("1, x\n2, ?\n", ["x0", "x1"]),
+    ],
+)
+def test_text_of_many_kinds(tmp_path: Path, text: str, columns: list[str]) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    table = read_all(tmp_path / "t.csv")
+    assert list(table.columns) == columns
+    assert "?" not in table.to_string()
+
+
+def test_chunks_have_the_size_that_was_asked_for(folder: Path) -> None:
+    for name in ("t.csv", "t.parquet"):
+        assert [len(c) for c in read_chunks(folder / name, 50)] == [50, 50, 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.xlsx", b"", "none of .csv"),
+        ("t.csv", b"", "Cannot read|no rows"),
+        ("t.csv", b"a,b\n", "no rows"),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", "Cannot read"),
+        ("t.csv", b"a,b\n\xff\xfe,2\n", "Cannot read"),
+        ("t.parquet", b"PAR1", "Cannot read"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        read_all(tmp_path / name)
+    with pytest.raises(InputError, match="does not exist"):
+        read_all(tmp_path / "missing.csv")
