@@ -32,6 +32,7 @@ from deformer import (
     paper_training,
     save,
 )
+from deformer.api import plots
 from deformer.data.table import split
 from deformer.train.checkpoint import read_tensors, write_tensors
 from deformer.train.fit import newest
@@ -130,6 +131,16 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
         save(output, model, {**notes, "validation_nll": last.validation_nll})
 
 
+def curve(directory: Path) -> None:
+    """Write the validation scores of a training as a table and a plot."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        points = [line for line in csv.DictReader(file) if line["validation_nll"]]
+    minutes, nats = ([float(p[column]) for p in points] for column in ("minutes", "validation_nll"))
+    (RESULTS / "mnist_curve.csv").write_bytes((directory / "metrics.csv").read_bytes())
+    picture = plots.curve({"held-out images, mean over orders": (minutes, nats)}, "minutes on two cores", "NLL (nats)")
+    (RESULTS / "mnist_curve.png").write_bytes(picture)
+
+
 def add_line(path: Path, line: tuple[Any, ...]) -> None:
     """Append to a CSV, whose header is written once."""
     new = not path.exists()
@@ -154,8 +165,13 @@ def main() -> None:
     long.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     small = commands.add_parser("pack", help=f"write the newest checkpoint to {PIECE.name}, to go on elsewhere")
     small.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    drawn = commands.add_parser("curve", help="write the learning curve of a training to results")
+    drawn.add_argument("--directory", type=Path, default=Path("runs/mnist"))
     chosen = parser.parse_args()
     keep_memory()
+    if chosen.command == "curve":
+        curve(chosen.directory)
+        return
     if chosen.command == "pack":
         pack(chosen.directory)
         return

@@ -108,6 +108,7 @@ class TrainConfig:
         betas: Of Adam.
         eps: Of Adam.
         weight_decay: Decoupled, on matrices.
+        dropout: Share of what each block adds that is left out at random, against overfitting.
         warmup_steps: Steps of linear warm-up.
         constant: Fraction of the run at full rates, after which they fall linearly.
         final_lr: Last rate, as a fraction of the first.
@@ -141,6 +142,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-9
     weight_decay: float = 0.0
+    dropout: float = 0.0
     warmup_steps: int = 100
     constant: float = 0.4
     final_lr: float = 0.02
@@ -171,6 +173,8 @@ class TrainConfig:
             ),
             not_negative=("seed", "weight_decay", "warmup_steps", "final_lr", "constant"),
         )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must lie in [0, 1), not {self.dropout}.")
         if self.averaging is not None and not 0 < self.averaging < 1:
             raise InputError(f"averaging must lie between 0 and 1, not {self.averaging}.")
         until = [u for u, _ in self.curriculum]

@@ -5,6 +5,7 @@ from tests.models import CONFIGS, SCHEMAS, order_of, random_rows, small_model, w
 from deformer.config import ModelConfig, paper_config
 from deformer.data.orders import permute
 from deformer.data.schema import Binary, Categorical, image_schema
+from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer, new_model
 
 EVERY = pytest.mark.parametrize("config", CONFIGS)
@@ -138,3 +139,26 @@ def test_marginals_are_where_a_model_starts() -> None:
     asked = model.start().predict(torch.tensor([[0, 0, 0]]))
     p = asked.log_prob(torch.tensor([[0.0, 1.0, 2.0]])).exp()
     torch.testing.assert_close(p, torch.tensor([[0.375, 0.375, 0.25]]), atol=2e-3, rtol=0)
+
+
+def test_dropout_leaves_the_expectation_and_follows_its_generator() -> None:
+    x = torch.ones(200, 100, dtype=torch.float64)
+    dropped = Dropout(0.3, torch.Generator().manual_seed(0))(x)
+    assert torch.equal(dropped, Dropout(0.3, torch.Generator().manual_seed(0))(x))
+    assert abs((dropped == 0).double().mean().item() - 0.3) < 0.02
+    assert abs(dropped.mean().item() - 1) < 0.02
+
+
+@EVERY
+def test_dropout_changes_a_pass_and_still_lets_nothing_flow_back(config: str) -> None:
+    model = small_model("labels", config)
+    rows, order = random_rows(model.schema, 5), order_of(8, 0).expand(5, -1)
+    x, changed = permute(rows, order), permute(rows, order).clone()
+    changed[:, -1] = 1 - changed[:, -1].clamp(max=1)
+
+    def scores(values: torch.Tensor, drop: bool = True) -> torch.Tensor:
+        noise = Dropout(0.5, torch.Generator().manual_seed(0)) if drop else None
+        return model(order, values, drop=noise).log_prob(values)
+
+    assert not torch.equal(scores(x), scores(x, drop=False))
+    assert torch.equal(scores(x)[:, :-1], scores(changed)[:, :-1])

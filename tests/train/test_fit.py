@@ -71,7 +71,7 @@ fit(new_model(), rows[:150], STEPS, validation=rows[150:], directory=Path(sys.ar
 """
 
 
-@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9}, {"recipe": "adam"}])
+@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9, "dropout": 0.2}, {"recipe": "adam"}])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, object]) -> None:
     config, rows = dataclasses.replace(STEPS, **changes), stripes()  # type: ignore[arg-type]
     whole = new_model()

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from deformer.api import tables
 from deformer.api.tables import TableModel
 from deformer.data.columns import Labels
 from deformer.tasks.predictive import Predictive
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,8 +42,10 @@ class Explanation:
         table = pd.DataFrame({name: frame.iloc[at].astype(object) for name, frame in parts.items()})
         return table.astype({"surprise": float, "share": float}).sort_values("surprise", ascending=False)
 
-    def plot(self, at: int, n_columns: int = 12, axes: Axes | None = None) -> Axes:
+    def plot(self, at: int, n_columns: int = 12, axes: "Axes | None" = None) -> "Axes":
         """Draw one row's most surprising columns as bars, with what was there and what was expected."""
+        from matplotlib.figure import Figure  # costs half a second to import
+
         axes = Figure(figsize=(7, 0.4 * n_columns + 1), layout="constrained").subplots() if axes is None else axes
         top = self.row(at).head(n_columns).iloc[::-1]
         axes.barh(range(len(top)), top["surprise"].fillna(0.0), color="tab:red", alpha=0.8)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,26 @@ def rotate(x: Heads, turns: Turns) -> Heads:
     return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """Zeroes numbers at random and scales up the others, so that the expectation stays.
+
+    References:
+        Dropout: A Simple Way to Prevent Neural Networks from Overfitting (Srivastava et al., 2014)
+    """
+
+    rate: float
+    generator: torch.Generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        noise = torch.rand(x.shape, generator=self.generator, device=self.generator.device).to(x.device)
+        return x * (noise >= self.rate) / (1 - self.rate)
+
+
+def _all_of(x: Tensor) -> Tensor:
+    return x
+
+
 class Block(nn.Module):
     """One layer: attention and a feed-forward part, each added to what it read."""
 
@@ -79,13 +100,14 @@ class Block(nn.Module):
     def tell(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
         return rotate(self._split(self.key(y)), turns), self._split(self.value(y))
 
-    def leave(self, x: Tokens, attended: Heads) -> Tokens:
-        mixed = self.mix(attended.transpose(1, 2).flatten(2))  # batch rows d_model
+    def leave(self, x: Tokens, attended: Heads, drop: Dropout | None = None) -> Tokens:
+        dropped = _all_of if drop is None else drop
+        mixed = dropped(self.mix(attended.transpose(1, 2).flatten(2)))  # batch rows d_model
         if self.pre:
             x = x + mixed
-            return x + self._feed_forward(self.norm_ff(x))
+            return x + dropped(self._feed_forward(self.norm_ff(x)))
         x = self.norm_attention(x + mixed)
-        out: Tensor = self.norm_ff(x + self._feed_forward(x))
+        out: Tensor = self.norm_ff(x + dropped(self._feed_forward(x)))
         return out
 
     def _feed_forward(self, x: Tokens) -> Tokens:
@@ -114,7 +136,7 @@ class Backbone(nn.Module):
         return Cache.empty(c.n_layers, batch, c.n_heads, c.d_model // c.n_heads, like)
 
     def extend(
-        self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None
+        self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None, drop: Dropout | None = None
     ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
@@ -134,7 +156,7 @@ class Backbone(nn.Module):
                 k, v = cache.read(layer)
             if x.shape[1]:
                 present = None if cache is None else cache.present
-                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, present))
+                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, present), drop)
         out: Tensor = self.norm(x)
         return out
 

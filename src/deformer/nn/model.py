@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deformer.config import ModelConfig
 from deformer.data.schema import Schema
-from deformer.nn.backbone import Backbone, Rotary
+from deformer.nn.backbone import Backbone, Dropout, Rotary
 from deformer.nn.cache import Cache
 from deformer.nn.heads import Conditionals, Head
 from deformer.nn.neighbours import Evidence, make_neighbours
@@ -96,7 +96,11 @@ class DEformer(nn.Module):
         return evidence, self.neighbours(features, evidence, times)
 
     def forward(
-        self, features: Identities, values: Shaped[Tensor, "batch n"], scored: slice = slice(None)
+        self,
+        features: Identities,
+        values: Shaped[Tensor, "batch n"],
+        scored: slice = slice(None),
+        drop: Dropout | None = None,
     ) -> Conditionals:
         """Give p(x_k | x_1, ..., x_{k-1}) for every k of rows already laid out in their orders, in one pass.
 
@@ -104,6 +108,7 @@ class DEformer(nn.Module):
             features: Column numbers in the sequence of each row's order.
             values: Their values; what lies behind a position never touches it, bit for bit.
             scored: Which positions k are wanted.
+            drop: What part of the blocks' answers is left out, in training.
         """
         z, u = self.tokens.z(features), self.tokens.u(features, values)
         _, around = self.tell_neighbours(self.nothing_known(len(features)), features, values)
@@ -113,10 +118,10 @@ class DEformer(nn.Module):
             u = torch.cat([beginning.to(u.dtype), u[:, :-1]], 1)
             told = torch.cat([nowhere, features[:, :-1]], 1)
             pairs, places = torch.stack([u, z], 2), torch.stack([told, features], 2)  # batch n 2 d_model
-            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2)
+            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2, drop=drop)
         else:
             pairs, places = torch.stack([z, u], 2), features.repeat_interleave(2, 1)
-            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places))[:, ::2]
+            processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places), drop=drop)[:, ::2]
         conditionals: Conditionals = self.head(processed[:, scored], features[:, scored])
         return conditionals
 

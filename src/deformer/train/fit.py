@@ -21,6 +21,7 @@ from deformer.config import TrainConfig
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, subset
 from deformer.errors import InputError, TrainingError
+from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
 from deformer.train.batches import draw_batch
@@ -126,8 +127,10 @@ class Loss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, values: Tensor, scored: Tensor) -> Float[Tensor, ""]:
-        terms = self.model(features, values).log_prob(values)
+    def forward(
+        self, features: Tensor, values: Tensor, scored: Tensor, drop: Dropout | None = None
+    ) -> Float[Tensor, ""]:
+        terms = self.model(features, values, drop=drop).log_prob(values)
         loss: Tensor = -(terms * scored).sum() / scored.sum().clamp(min=1)
         return loss
 
@@ -204,7 +207,8 @@ class _Fitting:
         features, values, scored = (t.to(self.model.device) for t in (batch.features, batch.values, batch.scored))
         set_rates(self.optimisers, rate(config, done, state.step) * config.plateau_factor**state.plateaus)
         self.model.train()
-        loss: Tensor = loss_of(features, values, scored)
+        noise = generator(config.seed, "dropout", state.step)
+        loss: Tensor = loss_of(features, values, scored, Dropout(config.dropout, noise) if config.dropout else None)
         nats = loss.item()
         if not math.isfinite(nats):
             last = newest(self.directory)
