@@ -148,6 +148,13 @@ def test_the_papers_training_lowers_its_rate_on_a_plateau(tmp_path: Path) -> Non
     assert header["run"]["plateaus"] >= 1
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_every_precision_takes_every_option(precision: str) -> None:
+    changes = {"precision": precision, "dropout": 0.1, "averaging": 0.9, "steps": 3}
+    history = fit(new_model(), stripes()[:100], dataclasses.replace(STEPS, **changes), validation=stripes()[100:])
+    assert math.isfinite(history.points[-1].training_nll)
+
+
 def test_missing_and_continuous_values_train() -> None:
     schema = table_schema([Continuous(), Binary(), Continuous(5.0, 2.0)])
     values = torch.randn(64, 3, generator=generator(0))

@@ -28,7 +28,8 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """What all estimators of tables share: how they learn.
 
     Args:
-        minutes: Of training at most; it stops earlier when validation says so.
+        minutes: Of training at most. None: no such limit.
+        epochs: Passes over the rows at most. None: 300.
         steps: Optimiser steps at most. None: no such limit.
         kinds: What some columns are, by name: "number", "label", or a column of `deformer.data.columns`. None: what
             their values look like.
@@ -47,6 +48,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         self,
         *,
         minutes: float | None = 3.0,
+        epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[str, str | Column] | None = None,
         network: Mapping[str, Any] | None = None,
@@ -55,7 +57,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         random_state: int | np.random.RandomState | None = None,
         progress: bool = False,
     ) -> None:
-        self.minutes, self.steps, self.kinds = minutes, steps, kinds
+        self.minutes, self.epochs, self.steps, self.kinds = minutes, epochs, steps, kinds
         self.network, self.training, self.device = network, training, device
         self.random_state, self.progress = random_state, progress
 
@@ -66,6 +68,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             None if X_val is None else self._checked(X_val),
             kinds=self.kinds,
             minutes=self.minutes,
+            epochs=self.epochs,
             steps=self.steps,
             network=self.network,
             training=self.training,
@@ -200,6 +203,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         *,
         n_imputations: int = 1,
         minutes: float | None = 3.0,
+        epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[str, str | Column] | None = None,
         network: Mapping[str, Any] | None = None,
@@ -210,6 +214,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             minutes=minutes,
+            epochs=epochs,
             steps=steps,
             kinds=kinds,
             network=network,
@@ -279,6 +284,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         *,
         n_orders: int = 4,
         minutes: float | None = 3.0,
+        epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[str, str | Column] | None = None,
         network: Mapping[str, Any] | None = None,
@@ -289,6 +295,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             minutes=minutes,
+            epochs=epochs,
             steps=steps,
             kinds=kinds,
             network=network,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,6 @@ def rotate(x: Heads, turns: Turns) -> Heads:
     return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 
-@dataclass(frozen=True)
 class Dropout:
     """Zeroes numbers at random and scales up the others, so that the expectation stays.
 
@@ -60,8 +58,8 @@ class Dropout:
         Dropout: A Simple Way to Prevent Neural Networks from Overfitting (Srivastava et al., 2014)
     """
 
-    rate: float
-    generator: torch.Generator
+    def __init__(self, rate: float, generator: torch.Generator) -> None:
+        self.rate, self.generator = rate, generator
 
     def __call__(self, x: Tensor) -> Tensor:
         noise = torch.rand(x.shape, generator=self.generator, device=self.generator.device).to(x.device)

@@ -1,5 +1,6 @@
 """Batches as a function of a seed and counters, so that an interrupted run goes on as if it had not been."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,15 @@ def draw_rows(n_rows: int, seed: int, rows_seen: int, size: int) -> Int[Tensor, 
     chosen = []
     while size:
         epoch, start = divmod(rows_seen, n_rows)
-        shuffled = torch.randperm(n_rows, generator=generator(seed, "rows", epoch))[start : start + size]
+        shuffled = _permutation(n_rows, seed, epoch)[start : start + size]
         chosen.append(shuffled)
         size, rows_seen = size - len(shuffled), rows_seen + len(shuffled)
     return torch.cat(chosen)
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n_rows: int, seed: int, epoch: int) -> Int[Tensor, "rows"]:
+    return torch.randperm(n_rows, generator=generator(seed, "rows", epoch))
 
 
 def draw_batch(rows: Rows, seed: int, step: int, rows_seen: int, size: int, n: int, orders: str) -> Batch:
