@@ -21,6 +21,7 @@ _HOMES = {
     "deformer.tasks.sampling": ("sample",),
     "deformer.tasks.imputation": ("impute",),
     "deformer.train.fit": ("fit",),
+    "deformer.api.pretrained": ("pretrained",),
     "deformer.api.estimators": ("DEformerDensity", "DEformerDetector", "DEformerImputer", "DEformerPyOD"),
     "deformer.train.checkpoint": ("load", "save"),
 }
@@ -29,6 +30,7 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
     from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+    from deformer.api.pretrained import pretrained
     from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
     from deformer.data.schema import (
         Binary,

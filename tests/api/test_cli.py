@@ -106,7 +106,7 @@ def test_train_writes_a_model_with_notes_and_prints_both_numbers(run: Run, tmp_p
     assert "ensemble over orders" in out
     assert load(path).config.d_model == 16
     assert (tmp_path / "run" / "metrics.csv").exists()
-    code, out, _ = run("info", path)
+    code, out, _ = run("info", "-m", path)
     described = json.loads(out)
     assert described["n_features"] == 64
     assert described["notes"]["steps"] == 3
@@ -127,39 +127,39 @@ def test_train_on_a_table_with_a_constant_column(run: Run, tmp_path: Path) -> No
     code, out, _ = run("train", "--source", source, "-o", path, *TINY)
     assert code == 0
     assert "validation rows" in out
-    code, out, _ = run("sample", path, "--n", 5)
+    code, out, _ = run("sample", "-m", path, "--n", 5)
     header, *drawn = csv.reader(out.splitlines())
     assert header == ["flag", "colour", "constant", "x"]
     assert {row[1] for row in drawn} <= {"red", "blue"}
     holes = table(tmp_path / "holes.csv", [[1, "", 1.5, 0.3], ["", "blue", "", 0.2]], header)
-    code, out, _ = run("impute", path, holes)
+    code, out, _ = run("impute", "-m", path, holes)
     _, first, second = csv.reader(out.splitlines())
     assert (first[0], first[3], second[1], second[3]) == ("1", "0.3", "blue", "0.2")
     assert first[1] in ("red", "blue")
 
 
 def test_score_gives_one_line_per_row(run: Run, model: Path, tmp_path: Path) -> None:
-    code, out, _ = run("score", model, "digits-binary", "--orders", 2)
+    code, out, _ = run("score", "-m", model, "digits-binary", "--orders", 2)
     header, *lines = csv.reader(out.splitlines())
     assert code == 0
     assert header == ["mean_over_orders", "ensemble_over_orders", "order_spread"]
     assert len(lines) == 180
     assert all(float(mean) <= float(ensemble) + 1e-5 for mean, ensemble, _ in lines)
-    assert run("score", model, "digits-binary", "--orders", 2, "-o", tmp_path / "s.csv")[1] == ""
+    assert run("score", "-m", model, "digits-binary", "--orders", 2, "-o", tmp_path / "s.csv")[1] == ""
     assert read(tmp_path / "s.csv") == [header, *lines]
 
 
 def test_one_row_is_enough_to_score(run: Run, model: Path, tmp_path: Path) -> None:
     one = table(tmp_path / "one.csv", [[0] * 64])
-    assert len(run("score", model, one)[1].splitlines()) == 2
-    code, out, _ = run("evaluate", model, one, "--orders", 2, "--json")
+    assert len(run("score", "-m", model, one)[1].splitlines()) == 2
+    code, out, _ = run("evaluate", "-m", model, one, "--orders", 2, "--json")
     assert code == 0
     assert json.loads(out)["rows"] == 1
 
 
 def test_sample_keeps_what_is_given_and_follows_the_seed(run: Run, model: Path, tmp_path: Path) -> None:
     given = table(tmp_path / "given.csv", [[1, 0, 1, *[""] * 61]], NAMES)
-    words = ["sample", model, "--n", 4, "--given", given]
+    words = ["sample", "-m", model, "--n", 4, "--given", given]
     outputs = [run(*words, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert outputs[0] == outputs[1] != outputs[2]
     assert all(line.startswith("1,0,1,") for line in outputs[0].splitlines()[1:])
@@ -168,7 +168,7 @@ def test_sample_keeps_what_is_given_and_follows_the_seed(run: Run, model: Path, 
 @pytest.mark.parametrize("suffix", [".csv", ".npz", ".png"])
 def test_samples_in_every_format(run: Run, model: Path, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"samples{suffix}"
-    assert run("sample", model, "--n", 3, "-o", path) == (0, "", "")
+    assert run("sample", "-m", model, "--n", 3, "-o", path) == (0, "", "")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     if suffix == ".csv":
         assert len(read(path)) == 4
@@ -181,7 +181,7 @@ def test_samples_in_every_format(run: Run, model: Path, tmp_path: Path, suffix: 
 @pytest.mark.parametrize("strategy", ["draw", "mean", "mode"])
 def test_impute_keeps_what_was_observed(run: Run, model: Path, tmp_path: Path, strategy: str) -> None:
     holes = table(tmp_path / "holes.csv", [["", *[1] * 63], [0, "", *[1] * 62]], NAMES)
-    assert run("impute", model, holes, "--strategy", strategy, "-o", tmp_path / "full.csv")[0] == 0
+    assert run("impute", "-m", model, holes, "--strategy", strategy, "-o", tmp_path / "full.csv")[0] == 0
     header, first, second = read(tmp_path / "full.csv")
     assert header == NAMES
     assert first[1:] == ["1"] * 63
@@ -189,14 +189,34 @@ def test_impute_keeps_what_was_observed(run: Run, model: Path, tmp_path: Path, s
     assert all(first + second)
 
 
+def test_a_table_from_file_to_file(run: Run, refused: Callable[..., str], tmp_path: Path) -> None:
+    lines = [[i % 7 + 0.5 * (i % 2), "ab"[i % 2], "" if i % 5 == 0 else i % 3] for i in range(60)]
+    source, model = table(tmp_path / "t.csv", lines, ["x", "l", "n"]), tmp_path / "m.deformer"
+    code, out, _ = run("fit", source, "-o", model, "--steps", 3, "--label", "n")
+    assert code == 0
+    assert "labels" in out
+    assert len(run("score", "-m", model, source)[1].splitlines()) == 61
+    assert run("impute", "-m", model, source, "--strategy", "mode", "-o", tmp_path / "f.csv") == (0, "", "")
+    assert all("" not in line for line in read(tmp_path / "f.csv"))
+    assert run("sample", "-m", model, "-n", 3)[1].startswith("x,l,n\n")
+    assert run("explain", "-m", model, source)[1].startswith("row,column,value,expected,surprise,share\n")
+    assert run("conditional", "-m", model, source, "--target", "l")[1].startswith("a,b,(other)\n")
+    figures = json.loads(run("evaluate", "-m", model, source, "--rows", 20, "--json")[1])
+    assert figures["rows"] == 20
+    assert np.isfinite(figures["nll_ensemble_over_orders"])
+    assert "No feature is called 'bogus'" in refused("conditional", "-m", model, source, "--target", "bogus")
+    assert "No column is called 'bogus'" in refused("fit", source, "-o", model, "--steps", 3, "--number", "bogus")
+    assert "must end in" in refused("fit", source, "-o", tmp_path / "m.bin", "--steps", 3)
+
+
 def test_columns_are_found_by_name(run: Run, model: Path, tmp_path: Path) -> None:
     row = [int(i % 5 == 0) for i in range(64)]
     forth, back = table(tmp_path / "a.csv", [row], NAMES), table(tmp_path / "b.csv", [row[::-1]], NAMES[::-1])
-    assert run("score", model, forth)[1] == run("score", model, back)[1]
+    assert run("score", "-m", model, forth)[1] == run("score", "-m", model, back)[1]
 
 
 def test_evaluate_names_both_order_agnostic_numbers(run: Run, model: Path) -> None:
-    words = ["evaluate", model, "digits-binary", "--orders", 2, "--rows", 30]
+    words = ["evaluate", "-m", model, "digits-binary", "--orders", 2, "--rows", 30]
     _, out, _ = run(*words, "--json")
     figures = json.loads(out)
     assert figures["rows"] == 30
@@ -211,8 +231,8 @@ def test_a_config_gives_defaults_that_words_override(
 ) -> None:
     config = tmp_path / f"c{suffix}"
     config.write_text(text)
-    assert len(run("sample", model, "--config", config)[1].splitlines()) == 3
-    assert len(run("sample", model, "--config", config, "--n", 1)[1].splitlines()) == 2
+    assert len(run("sample", "-m", model, "--config", config)[1].splitlines()) == 3
+    assert len(run("sample", "-m", model, "--config", config, "--n", 1)[1].splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -227,8 +247,8 @@ def test_a_config_gives_defaults_that_words_override(
 )
 def test_bad_configs(refused: Callable[..., str], model: Path, tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
-    assert says in refused("sample", model, "--config", tmp_path / name)
-    assert "Cannot read" in refused("sample", model, "--config", tmp_path / "missing.toml")
+    assert says in refused("sample", "-m", model, "--config", tmp_path / name)
+    assert "Cannot read" in refused("sample", "-m", model, "--config", tmp_path / "missing.toml")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +278,8 @@ def test_bad_tables(
 ) -> None:
     path = table(tmp_path / "bad.csv", cells, header)
     for command in ("score", "impute", "evaluate"):
-        assert says in refused(command, model, path)
-    assert says in refused("sample", model, "--given", path)
+        assert says in refused(command, "-m", model, path)
+    assert says in refused("sample", "-m", model, "--given", path)
 
 
 def test_bad_arrays(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
@@ -271,27 +291,27 @@ def test_bad_arrays(refused: Callable[..., str], model: Path, tmp_path: Path) ->
         (np.full((2, 64), 1e300), "r0c0"),
     ]:
         np.save(path, array)
-        assert says in refused("score", model, path)
+        assert says in refused("score", "-m", model, path)
     np.save(path, np.zeros((2, 64)))
     path.write_bytes(path.read_bytes()[:-100])
-    assert "Cannot read" in refused("score", model, path)
+    assert "Cannot read" in refused("score", "-m", model, path)
     truncated = tmp_path / "rows.npz"
     np.savez(truncated, X=np.zeros((2, 64)))
     truncated.write_bytes(truncated.read_bytes()[:-30])
-    assert "Cannot read" in refused("score", model, truncated)
+    assert "Cannot read" in refused("score", "-m", model, truncated)
     (tmp_path / "rows.csv").write_bytes(b"\xff\xfe\x00\x01")
-    assert "Cannot read" in refused("score", model, tmp_path / "rows.csv")
+    assert "Cannot read" in refused("score", "-m", model, tmp_path / "rows.csv")
 
 
 def test_unknown_names(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
-    assert "No source is called 'bogus'" in refused("score", model, "bogus")
-    assert "does not exist" in refused("score", model, tmp_path / "missing.csv")
-    assert "none of .csv" in refused("score", model, tmp_path / "rows.xlsx")
-    assert "no part 'bogus'; it has train" in refused("score", model, "digits-binary", "--part", "bogus")
+    assert "No source is called 'bogus'" in refused("score", "-m", model, "bogus")
+    assert "does not exist" in refused("score", "-m", model, tmp_path / "missing.csv")
+    assert "none of .csv" in refused("score", "-m", model, tmp_path / "rows.xlsx")
+    assert "no part 'bogus'; it has train" in refused("score", "-m", model, "digits-binary", "--part", "bogus")
     assert "No such command" in refused("bogus")
-    assert "--bogus" in refused("score", model, "digits-binary", "--bogus")
-    assert "--device" in refused("score", model, "digits-binary", "--device", "abacus")
-    assert "strategy" in refused("impute", model, "digits-binary", "--strategy", "guess")
+    assert "--bogus" in refused("score", "-m", model, "digits-binary", "--bogus")
+    assert "--device" in refused("score", "-m", model, "digits-binary", "--device", "abacus")
+    assert "strategy" in refused("impute", "-m", model, "digits-binary", "--strategy", "guess")
     assert "--source" in refused("train")
     assert "preset" in refused(
         "train", "--source", "digits", *TINY, "--preset", "bogus", "-o", tmp_path / "m.safetensors"
@@ -299,7 +319,7 @@ def test_unknown_names(refused: Callable[..., str], model: Path, tmp_path: Path)
 
 
 def test_a_model_of_another_schema_says_where_they_part(refused: Callable[..., str], model: Path) -> None:
-    line = refused("evaluate", model, "digits")
+    line = refused("evaluate", "-m", model, "digits")
     assert "another schema" in line
     assert "Ordinal" in line
     assert "Binary" in line
@@ -307,11 +327,11 @@ def test_a_model_of_another_schema_says_where_they_part(refused: Callable[..., s
 
 def test_bad_models(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
-    assert str(path) in refused("info", path)
+    assert str(path) in refused("info", "-m", path)
     whole = model.read_bytes()
     for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
-        assert "not a readable safetensors file" in refused("sample", path)
+        assert "not a readable safetensors file" in refused("sample", "-m", path)
 
 
 @pytest.mark.parametrize(
@@ -358,16 +378,16 @@ def test_a_training_needs_a_limit_and_rows(refused: Callable[..., str], tmp_path
     ],
 )
 def test_absurd_requests(refused: Callable[..., str], model: Path, words: list[str]) -> None:
-    refused(words[0], model, *words[1:])
+    refused(words[0], "-m", model, *words[1:])
 
 
 def test_outputs_are_tried_before_any_work(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert "there is no folder" in refused("sample", model, "-o", missing / "s.csv")
-    assert "must end in" in refused("sample", model, "-o", tmp_path / "s.xlsx")
-    assert "must end in" in refused("score", model, "digits-binary", "-o", tmp_path / "s.png")
+    assert "there is no folder" in refused("sample", "-m", model, "-o", missing / "s.csv")
+    assert "must end in" in refused("sample", "-m", model, "-o", tmp_path / "s.xlsx")
+    assert "must end in" in refused("score", "-m", model, "digits-binary", "-o", tmp_path / "s.png")
     (tmp_path / "folder.csv").mkdir()
-    assert "it is a folder" in refused("sample", model, "-o", tmp_path / "folder.csv")
+    assert "it is a folder" in refused("sample", "-m", model, "-o", tmp_path / "folder.csv")
     assert "there is no folder" in refused(
         "train", "--source", "digits", "--steps", 9999, "-o", missing / "m.safetensors"
     )
@@ -380,13 +400,13 @@ def test_outputs_are_tried_before_any_work(refused: Callable[..., str], model: P
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files even from root")
 def test_a_folder_that_takes_no_files(refused: Callable[..., str], model: Path) -> None:
-    assert "Cannot write /proc/self/s.csv" in refused("sample", model, "-o", "/proc/self/s.csv")
+    assert "Cannot write /proc/self/s.csv" in refused("sample", "-m", model, "-o", "/proc/self/s.csv")
 
 
 def test_pictures_only_of_images(refused: Callable[..., str], run: Run, tmp_path: Path) -> None:
     source = table(tmp_path / "t.csv", [[i % 2, i % 7] for i in range(20)])
     assert run("train", "--source", source, "-o", tmp_path / "m.safetensors", *TINY)[0] == 0
-    assert "Only images" in refused("sample", tmp_path / "m.safetensors", "-o", tmp_path / "s.png")
+    assert "Only images" in refused("sample", "-m", tmp_path / "m.safetensors", "-o", tmp_path / "s.png")
 
 
 def test_too_little_memory_is_one_line(
@@ -396,7 +416,7 @@ def test_too_little_memory_is_one_line(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
     monkeypatch.setattr("deformer.tasks.sampling.sample", fail)
-    assert "not enough memory" in refused("sample", model)
+    assert "not enough memory" in refused("sample", "-m", model)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

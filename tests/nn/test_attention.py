@@ -42,4 +42,8 @@ def test_with_a_past_and_with_absent_keys(n: int, past: int, absent: bool) -> No
     present = torch.rand(2, n + past, generator=torch.Generator().manual_seed(4)) < 0.7 if absent else None
     if present is not None:
         present[:, 0] = True
-    torch.testing.assert_close(attend_causally(q, k, v, 1, present), reference(q, k, v, 1, present), rtol=0, atol=1e-12)
+    out, expected = attend_causally(q, k, v, 1, present), reference(q, k, v, 1, present)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (out, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)

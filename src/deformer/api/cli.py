@@ -54,7 +54,9 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-Model = Annotated[Path, typer.Argument(help="A .safetensors file that `deformer train` wrote.", show_default=False)]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A file that `deformer train` wrote, or the name of a model that ships.")
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=2**63 - 1)]
 On = Annotated[Device, typer.Option(help="Where to compute.")]
 Config = Annotated[
@@ -148,6 +150,10 @@ def score(
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
 
+    if files.is_table(model):
+        from deformer.api import table_commands
+
+        return table_commands.score(table_commands.open_table(Path(model), device.value), Path(rows), output, orders)
     files.check_output(output, [".csv"])
     network = files.open_model(model, device.value)
     table = files.read_rows(network, rows, data_dir, part)
@@ -173,6 +179,11 @@ def sample(
     from deformer.data.seeds import generator
     from deformer.tasks.sampling import sample as draw
 
+    if files.is_table(model):
+        from deformer.api import table_commands
+
+        table = table_commands.open_table(Path(model), device.value)
+        return table_commands.sample(table, n, None if given is None else Path(given), output, seed)
     files.check_output(output, [".csv", ".npz", ".png"])
     network = files.open_model(model, device.value)
     evidence = None if given is None else files.read_rows(network, given, None)
@@ -198,6 +209,11 @@ def impute(
     from deformer.data.seeds import generator
     from deformer.tasks.imputation import impute as fill
 
+    if files.is_table(model):
+        from deformer.api import table_commands
+
+        opened = table_commands.open_table(Path(model), device.value)
+        return table_commands.impute(opened, Path(rows), output, strategy.value, n_imputations, seed)
     files.check_output(output, [".csv", ".npz", ".png"])
     network = files.open_model(model, device.value)
     table = files.read_rows(network, rows, data_dir, part)
@@ -241,11 +257,73 @@ def evaluate(
     from deformer.data.table import subset
     from deformer.tasks.density import nll
 
-    network = files.open_model(model, device.value)
-    table = subset(files.read_rows(network, source, data_dir, part), rows, generator(seed, "rows"))
-    scores = nll(network, table, n_orders=orders, generator=generator(seed, "orders"))
-    figures = report(scores, len(network.schema))
+    if files.is_table(model):
+        from deformer.api import table_commands
+
+        opened = table_commands.open_table(Path(model), device.value)
+        scores, schema = table_commands.evaluate(opened, Path(source), orders, rows, seed), opened.model.schema
+    else:
+        network = files.open_model(model, device.value)
+        table = subset(files.read_rows(network, source, data_dir, part), rows, generator(seed, "rows"))
+        scores, schema = nll(network, table, n_orders=orders, generator=generator(seed, "orders")), network.schema
+    figures = report(scores, len(schema))
     print(json.dumps(figures) if as_json else spell(figures))
+
+
+Table = Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet file.", show_default=False)]
+
+
+@app.command()
+def fit(
+    table: Table,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.deformer"),
+    minutes: Annotated[float | None, typer.Option(help="Of training at most.", min=0.001)] = 3.0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps at most.", min=1)] = None,
+    validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A column that holds labels, though it looks else.")] = None,
+    number: Annotated[list[str] | None, typer.Option(help="A column that holds numbers, though it looks else.")] = None,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Learn the density of a table: mixed columns, missing values, no preparation."""
+    from deformer.api import table_commands
+
+    chosen = (label or [], number or [])
+    stopped = table_commands.fit(table, output, minutes, steps, validation, *chosen, seed, device.value)
+    if stopped == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command()
+def explain(
+    model: Model,
+    table: Table,
+    orders: Orders = 8,
+    output: Output = None,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Say how much each value of each row surprises, in nats, and what was expected in its place."""
+    from deformer.api import table_commands
+
+    table_commands.explanations(table_commands.open_table(Path(model), device.value), table, output, orders)
+
+
+@app.command()
+def conditional(
+    model: Model,
+    table: Table,
+    target: Annotated[str, typer.Option(help="The column that is asked about.")],
+    quantile: Annotated[list[float], typer.Option(help="Of numbers.")] = [0.05, 0.5, 0.95],  # noqa: B006
+    output: Output = None,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Give the distribution of a column in each row, given the row's other values."""
+    from deformer.api import table_commands
+
+    table_commands.conditional(table_commands.open_table(Path(model), device.value), table, output, target, quantile)
 
 
 @app.command()
@@ -253,16 +331,17 @@ def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Devic
     """Describe a model: its features, its network and the notes it came with."""
     from dataclasses import asdict
 
-    from deformer.train.checkpoint import load, read_notes
+    from deformer.api import files
+    from deformer.train.checkpoint import read_notes
 
-    network = load(model)
+    network = files.open_model(model, device.value)
     features = [
         {"name": f.name, **asdict(f.domain), "domain": type(f.domain).__name__} for f in network.schema.features
     ]
     described = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "config": asdict(network.config),
-        "notes": read_notes(model),
+        "notes": read_notes(files.model_path(model)),
         "n_features": len(features),
         "features": features[:8],
     }

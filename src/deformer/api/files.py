@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deformer.api.pretrained import SHIPPED, shipped_path
 from deformer.data.schema import Categorical, Continuous, Domain, Schema
 from deformer.data.sources import load_source
 from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
-from deformer.train.checkpoint import load, write_bytes
+from deformer.train.checkpoint import load, read_tensors, write_bytes
 from deformer.train.process import keep_memory
 
 
@@ -36,10 +37,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def open_model(path: Path, device: str = "auto") -> DEformer:
-    """Load a model onto a device, ready to answer."""
+def model_path(name: str) -> Path:
+    """Find a model by the name under which it ships, else take the name for a path."""
+    return shipped_path(name) if name in SHIPPED else Path(name)
+
+
+def is_table(name: str) -> bool:
+    """Say whether a model was learned from a table, with codes for its columns."""
+    return "codec" in read_tensors(model_path(name))[1]
+
+
+def open_model(name: str, device: str = "auto") -> DEformer:
+    """Load a model, by path or by the name under which it ships, onto a device, ready to answer."""
     keep_memory()
-    return load(path).to(choose_device(device)).eval()
+    return load(model_path(name)).to(choose_device(device)).eval()
 
 
 def read_rows(model: DEformer, name: str, data_dir: Path | None, part: str = "test") -> Rows:

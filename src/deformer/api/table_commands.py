@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from deformer.api import tables
 from deformer.api.explanations import explain
@@ -14,6 +15,7 @@ from deformer.api.files import check_output, choose_device
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, read_all, read_chunks
 from deformer.errors import InputError
+from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
 
 ROWS_PER_CHUNK = 20_000
@@ -67,6 +69,14 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
         return pd.DataFrame({**columns, "order_spread": per_order.std(0)}).round(6)
 
     through(path, output, scores)
+
+
+def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, seed: int) -> NLL:
+    """Score a file, or some rows of it that are drawn at random."""
+    frame = read_all(path)
+    if n_rows is not None and n_rows < len(frame):
+        frame = frame.sample(n_rows, random_state=seed % 2**32)
+    return NLL(-torch.from_numpy(tables.terms(table, frame, n_orders)[0].sum(-1)))
 
 
 def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_imputations: int, seed: int) -> None:

@@ -43,13 +43,13 @@ def attend_with_self(
 def attend_causally(q: Queries, k: Keys, v: Keys, group: int = 1, present: Present | None = None) -> Queries:
     """Let every query see the present keys up to its own position."""
     n_past = k.shape[2] - q.shape[2] // group
-    if present is not None or (n_past and q.shape[2] > group):
-        return _masked(q, k, v, group, present)
-    if n_past:
-        return attend(q, k, v)
-    if q.device.type == "cpu" and k.shape[2] <= BLOCKED_KEYS:
+    if n_past and q.shape[2] == group:
+        return attend(q, k, v, present)
+    if present is None and q.device.type == "cpu" and k.shape[2] <= BLOCKED_KEYS:
         out: Queries = _BlockedAttention.apply(q, k, v, group)  # type: ignore[no-untyped-call]
         return out
+    if present is not None or n_past:
+        return _masked(q, k, v, group, present)
     streams = [F.scaled_dot_product_attention(q[:, :, s::group], k, v, is_causal=True) for s in range(group)]
     return torch.stack(streams, 3).flatten(2, 3)
 
@@ -96,12 +96,13 @@ class _BlockedAttention(torch.autograd.Function):
         q3, k3, v3 = (t.reshape(batch * heads, -1, width) for t in (q, k, v))
         out = torch.empty_like(q3)
         weights = []
+        n_past = k3.shape[1] - n_rows // group
         for start, end in _blocks(n_rows // group):
-            rows = slice(group * start, group * end)
-            scores = torch.bmm(q3[:, rows] * scale, k3[:, :end].transpose(1, 2))
-            scores[..., start:].masked_fill_(_later(end - start, group, q), -math.inf)
+            rows, keys = slice(group * start, group * end), slice(n_past + end)
+            scores = torch.bmm(q3[:, rows] * scale, k3[:, keys].transpose(1, 2))
+            scores[..., n_past + start :].masked_fill_(_later(end - start, group, q), -math.inf)
             block = scores.softmax(-1)
-            out[:, rows] = torch.bmm(block, v3[:, :end])
+            out[:, rows] = torch.bmm(block, v3[:, keys])
             weights.append(block)
         ctx.save_for_backward(q3, k3, v3, out, *weights)
         ctx.group, ctx.scale, ctx.shapes = group, scale, (q.shape, k.shape)
@@ -113,12 +114,14 @@ class _BlockedAttention(torch.autograd.Function):
         grad = grad.reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         through_out = (grad * out).sum(-1, keepdim=True)
-        for (start, end), block in zip(_blocks(q.shape[1] // ctx.group), weights, strict=True):
-            rows = slice(ctx.group * start, ctx.group * end)
-            grad_v[:, :end].baddbmm_(block.transpose(1, 2), grad[:, rows])
-            scores = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2))
+        n_positions = q.shape[1] // ctx.group
+        n_past = k.shape[1] - n_positions
+        for (start, end), block in zip(_blocks(n_positions), weights, strict=True):
+            rows, keys = slice(ctx.group * start, ctx.group * end), slice(n_past + end)
+            grad_v[:, keys].baddbmm_(block.transpose(1, 2), grad[:, rows])
+            scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2))
             scores.sub_(through_out[:, rows]).mul_(block)
-            grad_q[:, rows] = torch.bmm(scores, k[:, :end]).mul_(ctx.scale)
-            grad_k[:, :end].baddbmm_(scores.transpose(1, 2), q[:, rows], alpha=ctx.scale)
+            grad_q[:, rows] = torch.bmm(scores, k[:, keys]).mul_(ctx.scale)
+            grad_k[:, keys].baddbmm_(scores.transpose(1, 2), q[:, rows], alpha=ctx.scale)
         q_shape, k_shape = ctx.shapes
         return grad_q.view(q_shape), grad_k.view(k_shape), grad_v.view(k_shape), None

@@ -1,0 +1,132 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import mnist, paper
+
+from deformer.config import paper_config, paper_training
+from deformer.data.schema import Binary, image_schema
+from deformer.data.seeds import generator
+from deformer.data.sources import Source
+from deformer.data.table import Rows, as_rows
+from deformer.nn.model import new_model
+from deformer.train.checkpoint import load, read_notes, read_tensors
+from deformer.train.fit import fit, newest
+
+TINY = {"d_model": 16, "n_layers": 1, "steps": 12, "validation_rows": 10, "precision": "float32", "threads": 1}
+
+
+def stripes(n: int, side: int) -> Rows:
+    columns = torch.randint(0, 2, (n, 1, side), generator=generator(0, "stripes"))
+    return as_rows(columns.expand(n, side, side).reshape(n, -1), image_schema(side, side, Binary()))
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+    rows = stripes(300, 4)
+    toy = Source("mnist-binarized", rows[:200], rows[200:250], rows[250:], (4, 4))
+    for module in (mnist, paper):
+        monkeypatch.setattr(module, "load_source", lambda _: toy)
+    return toy
+
+
+def test_a_recipe_adds_a_line(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "RECIPES", tmp_path / "recipes.csv")
+    for name in ("one", "two"):
+        mnist.recipe(name, {**TINY, "lr": 0.01}, 5.0, 1)
+    with (tmp_path / "recipes.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["name"] for line in lines] == ["one", "two"]
+    assert 0 < float(lines[0]["validation_nll"]) < 16
+    assert lines[0]["validation_nll"] == lines[1]["validation_nll"]
+
+
+def test_settings_are_json() -> None:
+    assert mnist.parse(["lr=0.1", 'recipe="adam"', "curriculum=[[1.0, 0.5]]"]) == {
+        **{"lr": 0.1, "recipe": "adam"},
+        "curriculum": ((1.0, 0.5),),
+    }
+
+
+def test_the_paper_holds_out_a_fiftieth_and_no_test_rows(source: Source) -> None:
+    rows, held_out = mnist.paper_split()
+    assert (len(rows), len(held_out)) == (245, 5)
+
+
+def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "piece.safetensors")
+    changes = {**TINY, "minutes": 5.0, "averaging": 0.5}
+    mnist.train("shipped", tmp_path / "a", tmp_path / "whole.safetensors", {**changes, "steps": 16})
+    mnist.train("shipped", tmp_path / "b", tmp_path / "half.safetensors", changes)
+    mnist.pack(tmp_path / "b", tmp_path / "piece.safetensors")
+    assert (tmp_path / "piece.safetensors").stat().st_size < (newest(tmp_path / "b") or tmp_path).stat().st_size
+    mnist.unpack(tmp_path / "c", tmp_path / "piece.safetensors")
+    mnist.train("shipped", tmp_path / "c", tmp_path / "rest.safetensors", {**changes, "steps": 16})
+    notes = [read_notes(tmp_path / f"{name}.safetensors") for name in ("whole", "rest")]
+    assert [n["steps"] for n in notes] == [16, 16]
+    assert all(n["rows_seen"] == notes[0]["rows_seen"] for n in notes)
+
+
+def test_the_curve_is_that_of_the_log(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "none")
+    monkeypatch.setattr(mnist, "RESULTS", tmp_path)
+    mnist.train("shipped", tmp_path / "run", tmp_path / "m.safetensors", {**TINY, "minutes": 5.0})
+    mnist.curve(tmp_path / "run")
+    assert (tmp_path / "mnist_curve.csv").read_text() == (tmp_path / "run" / "metrics.csv").read_text()
+    assert (tmp_path / "mnist_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_ships_are_averaged_weights_with_a_card(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "none")
+    mnist.train("shipped", tmp_path, tmp_path / "m.safetensors", {**TINY, "minutes": 5.0, "averaging": 0.5})
+    mnist.ship(tmp_path, tmp_path / "weights")
+    tensors, _ = read_tensors(newest(tmp_path) or tmp_path)
+    shipped = load(tmp_path / "weights" / "mnist-binarized.safetensors")
+    for name, p in shipped.named_parameters():
+        assert torch.equal(p, tensors[f"training.average.{name}"])
+    card = (tmp_path / "weights" / "mnist-binarized.md").read_text()
+    assert "12 steps" in card
+    assert "Unfinished: 5 minutes are planned" in card
+    notes = read_notes(tmp_path / "weights" / "mnist-binarized.safetensors")
+    assert f"{notes['validation_nll']:.2f} +- " in card
+
+
+def test_the_table_and_the_figures(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "none")
+    monkeypatch.setattr(paper, "SIDES", (4, 4))
+    mnist.train("shipped", tmp_path, tmp_path / "m.safetensors", {**TINY, "minutes": 5.0})
+    words = ["--model", str(tmp_path / "m.safetensors"), "--rows", "20", "--orders", "3", "--few", "5", "--many", "4"]
+    paper.main([*words, "--keep", str(tmp_path / "kept"), "--output", str(tmp_path / "out")])
+    table = (tmp_path / "out" / "table1.md").read_text()
+    assert "DEformer of the paper, mean over 10 orders | 80.49" in table
+    assert "measured, 20 rows" in table
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"figure2.png", "figure3.png", "figure4.png"}
+    scores = sorted((tmp_path / "kept").glob("test-*"))
+    assert len(scores) == 3
+    model, again = load(tmp_path / "m.safetensors").eval(), tmp_path / "again"
+    assert source.test is not None
+    rows = paper.subset(source.test, 20, generator(0, "test rows"))
+    fresh = paper.score(model, rows, 3, 0, None, "test")
+    again.mkdir()
+    kept = [paper.score(model, rows, 3, 0, folder, "test") for folder in (tmp_path / "kept", again, again)]
+    assert all(torch.equal(k.per_order, fresh.per_order) for k in kept)
+
+
+def test_an_auroc_has_a_standard_error() -> None:
+    _, figures = paper.figure_4(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.5, 4.0, 5.0]))
+    assert figures["auroc"] == pytest.approx(8 / 9)
+    assert 0.05 < figures["standard_error"] < 0.3
+
+
+def test_the_papers_network_takes_steps_and_its_loss_falls() -> None:
+    left_half = (torch.arange(28) < 14).long().expand(2, 28, 28).reshape(2, 784)
+    rows = as_rows(left_half, image_schema(28, 28, Binary()))
+    model = new_model(rows.schema, paper_config())
+    assert sum(p.numel() for p in model.parameters()) == 19_244_929
+    config = paper_training(epochs=None, steps=8, lr=1e-4, validate_every=1)
+    losses = [p.training_nll for p in fit(model, rows, config).points]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.95 * losses[0]
