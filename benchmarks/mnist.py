@@ -35,6 +35,7 @@ from deformer import (
     save,
 )
 from deformer.api import plots
+from deformer.config import tuples
 from deformer.data.table import split, subset
 from deformer.train.checkpoint import read_tensors, write_tensors
 from deformer.train.fit import newest
@@ -61,11 +62,7 @@ def split_changes(changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 def parse(settings: list[str]) -> dict[str, Any]:
     """Read name=value pairs, values as JSON."""
     pairs = (s.partition("=") for s in settings)
-    return {name: _tuples(json.loads(value)) for name, _, value in pairs}
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    return {name: tuples(json.loads(value)) for name, _, value in pairs}
 
 
 def recipe(name: str, changes: dict[str, Any], minutes: float, threads: int) -> None:

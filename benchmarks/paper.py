@@ -16,10 +16,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmarks.machine import RESULTS, circumstances
-from deformer import DEformer, as_rows, generator, impute, load_source, log_prob, sample
+from deformer import DEformer, as_rows, generator, load_source, log_prob, sample
 from deformer.api import plots
 from deformer.api.files import model_path, open_model
-from deformer.api.quickstart import hole_masks
+from deformer.api.quickstart import filled_holes
 from deformer.data.table import Rows, subset
 from deformer.tasks.density import NLL
 from deformer.train.checkpoint import read_notes
@@ -94,16 +94,6 @@ def figure_2(model: DEformer, test: Rows, n_orders: int, seed: int, n: int = 50)
     return plots.sheet(torch.cat(images), SIDES, titles), ranges
 
 
-def figure_3(model: DEformer, test: Rows, seed: int) -> bytes:
-    """Fill in five test images from which 100 pixels were removed as a square, as rows, and at random."""
-    chosen = subset(test, 5, generator(seed, "figure 3"))
-    filled = {}
-    for kind, kept in hole_masks(SIDES, 5, generator(seed, "masks")).items():
-        known = as_rows(chosen.values, test.schema, observed=kept)
-        filled[kind] = (kept, impute(model, known, generator=generator(seed, "fill", kind))[0])
-    return plots.holes(chosen.values, filled, SIDES, 1.0)
-
-
 def figure_4(test: Tensor, strange: Tensor) -> tuple[bytes, dict[str, float]]:
     """Show how test images and letters score, and how well a threshold tells them apart."""
     labels = torch.cat([torch.zeros(len(test)), torch.ones(len(strange))])
@@ -141,7 +131,7 @@ def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     histogram, separation = figure_4(comparable, strange.per_order.mean(0))
     (folder / "table1.md").write_text(table_1(scores, many))
     (folder / "figure2.png").write_bytes(sheet)
-    (folder / "figure3.png").write_bytes(figure_3(model, test, seed))
+    (folder / "figure3.png").write_bytes(filled_holes(model, test, SIDES, seed))
     (folder / "figure4.png").write_bytes(histogram)
     notes = read_notes(model_path(chosen.model))
     return {

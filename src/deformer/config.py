@@ -214,8 +214,9 @@ def check_fields(config: Any) -> None:
             raise InputError(f"{f.name} must be {_spell(hints[f.name])}, not {value!r}.")
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+def tuples(value: Any) -> Any:
+    """Turn the lists of JSON back into tuples, at any depth."""
+    return tuple(tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -256,6 +257,6 @@ def from_json(kind: type[Config], text: str) -> Config:
         64
     """
     try:
-        return kind(**{name: _tuples(value) for name, value in json.loads(text).items()})
+        return kind(**{name: tuples(value) for name, value in json.loads(text).items()})
     except (TypeError, json.JSONDecodeError) as error:
         raise InputError(f"This is not a {kind.__name__}: {error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deformer.config import tuples
 from deformer.data.schema import Binary, Categorical, Continuous, Domain, Ordinal
 
 Values = npt.NDArray[Any]
@@ -180,9 +181,5 @@ def to_dict(column: Column) -> dict[str, Any]:
 
 def from_dict(written: dict[str, Any]) -> Column:
     """Read what `to_dict` wrote, also through JSON, which turns tuples into lists."""
-    fields = {name: _frozen(value) for name, value in written.items() if name != "kind"}
+    fields = {name: tuples(value) for name, value in written.items() if name != "kind"}
     return KINDS[written["kind"]](**fields)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
