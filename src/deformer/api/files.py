@@ -19,7 +19,7 @@ from deformer.data.sources import load_source
 from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
-from deformer.train.checkpoint import load, read_tensors, write_bytes
+from deformer.train.checkpoint import load, read_header, write_bytes
 from deformer.train.process import keep_memory
 
 
@@ -44,7 +44,7 @@ def model_path(name: str) -> Path:
 
 def is_table(name: str) -> bool:
     """Say whether a model was learned from a table, with codes for its columns."""
-    return "codec" in read_tensors(model_path(name))[1]
+    return "codec" in read_header(model_path(name))
 
 
 def open_model(name: str, device: str = "auto") -> DEformer:

@@ -23,7 +23,7 @@ from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.imputation import impute
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.sampling import observe_known, sample
-from deformer.train.checkpoint import describe, load, read_tensors, write_tensors
+from deformer.train.checkpoint import describe, load, read_header, write_tensors
 from deformer.train.fit import fit
 from deformer.train.history import History
 
@@ -126,7 +126,7 @@ def load_table(path: str | Path) -> TableModel:
     Raises:
         CheckpointError: The file is unreadable or holds no table model.
     """
-    _, header = read_tensors(Path(path))
+    header = read_header(Path(path))
     if "codec" not in header:
         raise CheckpointError(f"{path} holds a model, but not how the columns of a table are coded.")
     return TableModel(Codec.from_dict(header["codec"]), load(path).eval(), header["seed"])

@@ -55,10 +55,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: The file is missing, truncated, not ours, or of a later version.
     """
+    return _read(path, with_tensors=True)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the JSON header alone, with the same checks and errors as `read_tensors`."""
+    return _read(path, with_tensors=False)[1]
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("deformer")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
     if header is None:
@@ -101,7 +110,7 @@ def load(path: str | Path) -> DEformer:
 
 def read_notes(path: str | Path) -> dict[str, Any]:
     """Read the notes that were saved beside a model."""
-    notes: dict[str, Any] = read_tensors(Path(path))[1].get("notes", {})
+    notes: dict[str, Any] = read_header(Path(path)).get("notes", {})
     return notes
 
 
