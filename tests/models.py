@@ -31,7 +31,7 @@ CONFIGS = {
     "two_stream": ModelConfig(d_model=16, n_layers=2, n_heads=2, neighbourhood=0),
     "interleaved": ModelConfig(d_model=16, n_layers=2, n_heads=2, wiring="interleaved", neighbourhood=1),
     "neighbours": ModelConfig(d_model=16, n_layers=2, n_heads=2, neighbourhood=1),
-    "shallow_content": ModelConfig(d_model=16, n_layers=3, n_heads=2, content_layers=1),
+    "shallow_content": ModelConfig(d_model=16, n_layers=3, n_heads=2, content_layers=1, qk_norm=True),
     "post_norm": ModelConfig(d_model=16, n_layers=2, n_heads=2, norm="post", activation="relu", mixture="gaussian"),
 }
 

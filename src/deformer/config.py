@@ -28,6 +28,7 @@ class ModelConfig:
         activation: Of the feed-forward part.
         tokens: "embedding" (tables for identities and values) or "mlp" (the paper's g_z and g_u on raw coordinates).
         mlp_widths: Hidden widths of g_z and g_u.
+        qk_norm: Whether heads normalise queries and keys, which bounds attention's logits however large weights grow.
         rotary_base: Slowest wavelength scale of the rotary coordinates. None: no rotation.
         neighbourhood: How far along each axis of its coordinates a feature's tokens see observed values directly,
             beside attention. 0: not at all.
@@ -45,6 +46,7 @@ class ModelConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     tokens: Literal["embedding", "mlp"] = "embedding"
     mlp_widths: tuple[int, ...] = (128, 256)
+    qk_norm: bool = False
     rotary_base: float | None = 100.0
     neighbourhood: int = 5
     mixture: Literal["gaussian", "logistic"] = "logistic"
@@ -102,6 +104,8 @@ class TrainConfig:
         rows_per_step: Rows in a batch. None: from tokens_per_step.
         curriculum: (until which fraction of the run, which fraction of the features) in turn. A random subset of
             features is a valid sample of a marginal and costs less than a whole row.
+        subsets: How these subsets are drawn: "uniform", or "informative", where the chance of a feature falls with the
+            entropy of its marginal distribution, since what hardly varies is quickly learned.
         orders: "random" (a fresh one per row and step) or "raster" (column order, a fixed-order model).
         lr: Of Adam.
         muon_lr: Of Muon.
@@ -136,6 +140,7 @@ class TrainConfig:
     tokens_per_step: int = 4704
     rows_per_step: int | None = None
     curriculum: tuple[tuple[float, float], ...] = ((0.233, 0.125), (0.467, 0.25), (0.7, 0.5), (1.0, 1.0))
+    subsets: Literal["uniform", "informative"] = "uniform"
     orders: Literal["random", "raster"] = "random"
     lr: float = 2e-3
     muon_lr: float = 2e-2

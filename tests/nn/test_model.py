@@ -60,6 +60,24 @@ def test_one_by_one_equals_all_at_once(schema: str, config: str) -> None:
 
 
 @EVERY
+@EVERYWHERE
+def test_observing_and_predicting_at_once_changes_nothing(schema: str, config: str) -> None:
+    model = small_model(schema, config)
+    rows, order = random_rows(model.schema, 5), order_of(len(model.schema), 3).expand(5, -1)
+    x, present = permute(rows, order), torch.tensor([True, True, False, True, False])[:, None]
+    state = apart = model.start(5, room=3).observe(order[:, :1], x[:, :1])
+    for k, told in ((1, None), (2, present)):
+        one, following = slice(k, k + 1), slice(k + 1, k + 2)
+        apart = apart.observe(order[:, one], x[:, one], told)
+        state, conditionals = state.observe_then_predict(order[:, one], x[:, one], order[:, following], told)
+        expected = apart.predict(order[:, following]).log_prob(x[:, following])
+        torch.testing.assert_close(conditionals.log_prob(x[:, following]), expected, rtol=0, atol=1e-12)
+    last = slice(4, 5)
+    expected = apart.predict(order[:, last]).log_prob(x[:, last])
+    torch.testing.assert_close(state.predict(order[:, last]).log_prob(x[:, last]), expected, rtol=0, atol=1e-12)
+
+
+@EVERY
 def test_forks_leave_each_other_alone(config: str) -> None:
     model = small_model("labels", config)
     asked = torch.tensor([[5, 6]])

@@ -81,6 +81,9 @@ class Block(nn.Module):
         self.query, self.key, self.value, self.mix = (nn.Linear(d, d) for _ in range(4))
         self.up, self.down = nn.Linear(d, config.width_ff), nn.Linear(config.width_ff, d)
         self.norm_attention, self.norm_ff = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.norm_query, self.norm_key = (
+            nn.LayerNorm(d // config.n_heads) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
         for linear in (self.query, self.key, self.value, self.mix, self.up, self.down):
             nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
             nn.init.zeros_(linear.bias)
@@ -93,10 +96,10 @@ class Block(nn.Module):
         return y
 
     def ask(self, y: Tokens, turns: Turns) -> Heads:
-        return rotate(self._split(self.query(y)), turns)
+        return rotate(self.norm_query(self._split(self.query(y))), turns)
 
     def tell(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
-        return rotate(self._split(self.key(y)), turns), self._split(self.value(y))
+        return rotate(self.norm_key(self._split(self.key(y))), turns), self._split(self.value(y))
 
     def leave(self, x: Tokens, attended: Heads, drop: Dropout | None = None) -> Tokens:
         dropped = _all_of if drop is None else drop

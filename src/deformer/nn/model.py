@@ -95,6 +95,15 @@ class DEformer(nn.Module):
         evidence = self.neighbours.add(evidence, features, values, present)
         return evidence, self.neighbours(features, evidence, times)
 
+    def queries(self, features: Identities, evidence: Evidence | None) -> Tensor:
+        """Give the query tokens of features of which nothing but this evidence is known."""
+        z: Tensor = self.tokens.z(features)
+        if self.neighbours is None or evidence is None:
+            return z
+        now = torch.full(features.shape[1:], evidence.length, device=self.device)
+        told: Tensor = self.neighbours(features, evidence, now)
+        return z + told
+
     def forward(
         self,
         features: Identities,
@@ -190,13 +199,30 @@ class State:
     def predict(self, features: Identities) -> Conditionals:
         """Give p(x_i | everything observed) for any number of features at once, each on its own."""
         model = self.model
-        z = model.tokens.z(features)
-        if model.neighbours is not None and self.evidence is not None:
-            now = torch.full(features.shape[1:], self.evidence.length, device=model.device)
-            z = z + model.neighbours(features, self.evidence, now)
+        z = model.queries(features, self.evidence)
         processed = model.backbone.ask(z, model._turns(features), self.cache, own=not model.two_stream)
         conditionals: Conditionals = model.head(processed, features)
         return conditionals
+
+    @torch.no_grad()
+    def observe_then_predict(
+        self,
+        feature: Int[Tensor, "batch 1"],
+        value: Shaped[Tensor, "batch 1"],
+        asked: Int[Tensor, "batch 1"],
+        present: Bool[Tensor, "batch 1"] | None = None,
+    ) -> tuple["State", Conditionals]:
+        """Observe one feature and predict another; in "two_stream" the cache is read once for both."""
+        model = self.model
+        if not model.two_stream:
+            state = self.observe(feature, value, present)
+            return state, state.predict(asked)
+        evidence, around = model.tell_neighbours(self.evidence, feature, value, present)
+        pair = torch.cat([model.tokens.u(feature, value) + around, model.queries(asked, evidence)], 1)
+        cache = self.cache.grow(1, present, self.room + 1)
+        turns = model._turns(torch.cat([feature, asked], 1))
+        conditionals: Conditionals = model.head(model.backbone.extend(pair, turns, group=2, cache=cache), asked)
+        return dataclasses.replace(self, cache=cache, evidence=evidence), conditionals
 
     def select(self, rows: Tensor) -> "State":
         """Follow some of the rows, possibly several copies of one."""

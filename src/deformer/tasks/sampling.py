@@ -83,14 +83,17 @@ def _finish(model: DEformer, rows: Rows, orders: Tensor, generator: torch.Genera
     values = rows.values if rows.values.dtype == torch.float64 else rows.values.to(model.dtype)
     state = observe_known(model, rows, orders)
     n_steps = n_features - int(n_known.min())
+
+    def nth(step: int) -> Int[Tensor, "batch 1"]:
+        return permute(orders, (n_known + step).clamp(max=n_features - 1)[:, None])
+
+    conditionals = state.predict(nth(0))
     for step in range(n_steps):
-        at = (n_known + step).clamp(max=n_features - 1)[:, None]
         active = (n_known + step < n_features)[:, None]
-        feature = permute(orders, at)
-        drawn = state.predict(feature).sample(generator, temperature).to(values.dtype)
-        values = torch.where(active, values.scatter(1, feature, drawn), values)
+        drawn = conditionals.sample(generator, temperature).to(values.dtype)
+        values = torch.where(active, values.scatter(1, nth(step), drawn), values)
         if step + 1 < n_steps:
-            state = state.observe(feature, drawn, _unless_all(active))
+            state, conditionals = state.observe_then_predict(nth(step), drawn, nth(step + 1), _unless_all(active))
     return values
 
 

@@ -1,13 +1,15 @@
 """Batches as a function of a seed and counters, so that an interrupted run goes on as if it had not been."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from deformer.data.orders import permute, random_orders, raster_orders
+from deformer.data.schema import Continuous
 from deformer.data.seeds import generator
 from deformer.data.table import Rows
 
@@ -37,12 +39,53 @@ def _permutation(n_rows: int, seed: int, epoch: int) -> Int[Tensor, "rows"]:
     return torch.randperm(n_rows, generator=generator(seed, "rows", epoch))
 
 
-def draw_batch(rows: Rows, seed: int, step: int, rows_seen: int, size: int, n: int, orders: str) -> Batch:
-    """Draw a batch of `size` rows with at most n features each."""
+def draw_batch(
+    rows: Rows,
+    seed: int,
+    step: int,
+    rows_seen: int,
+    size: int,
+    n: int,
+    orders: str,
+    weights: Float[Tensor, "features"] | None = None,
+) -> Batch:
+    """Draw a batch of `size` rows with at most n features each.
+
+    Args:
+        weights: Features of twice the weight are twice as soon among the n. None: all alike.
+    """
     picked = rows[draw_rows(len(rows), seed, rows_seen, size)]
+    draws = generator(seed, "orders", step)
     if orders == "raster":
         laid = raster_orders(picked.observed)
+    elif weights is None:
+        laid = random_orders(picked.observed, draws)
     else:
-        laid = random_orders(picked.observed, generator(seed, "orders", step))
+        laid = random_orders(_chosen(picked.observed, weights, n, draws), draws, then=picked.observed)
     laid = laid[:, : max(1, min(n, int(picked.observed.sum(-1).max())))]
     return Batch(laid, permute(picked.values, laid), permute(picked.observed, laid))
+
+
+def _chosen(
+    observed: Bool[Tensor, "batch features"], weights: Float[Tensor, "features"], n: int, generator: torch.Generator
+) -> Bool[Tensor, "batch features"]:
+    """Choose n observed features of each row without replacement: the n that an exponential race sees first."""
+    arrival = torch.empty(observed.shape).exponential_(generator=generator) / weights
+    first = arrival.masked_fill(~observed, math.inf).argsort(-1)[:, :n]
+    return torch.zeros_like(observed).scatter(1, first, True) & observed
+
+
+def marginal_entropies(rows: Rows) -> Float[Tensor, "features"]:
+    """Estimate the entropy of each feature's distribution in the data, in nats; continuous ones get the largest.
+
+    What never varies gets a little, so that every feature can be drawn.
+    """
+    entropies = torch.full((len(rows.schema),), -1.0)
+    for i, f in enumerate(rows.schema.features):
+        if not isinstance(f.domain, Continuous):
+            values = rows.values[rows.observed[:, i], i]
+            counts = torch.bincount(values.long(), minlength=1).double()
+            shares = counts / counts.sum().clamp(min=1)
+            entropies[i] = -torch.xlogy(shares, shares).sum()
+    largest = entropies.max().clamp(min=1.0)
+    return torch.where(entropies < 0, largest, entropies).clamp(min=1e-3)

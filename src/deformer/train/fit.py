@@ -24,7 +24,7 @@ from deformer.errors import InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
-from deformer.train.batches import draw_batch
+from deformer.train.batches import draw_batch, marginal_entropies
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
@@ -150,6 +150,7 @@ class _Fitting:
         self.model, self.rows, self.config, self.directory, self.fabric = model, rows, config, directory, fabric
         picked = generator(config.seed, "validation rows")
         self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
+        self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
         self.state = Run()
 
     def run(self, resume: bool, progress: bool) -> History:
@@ -203,7 +204,8 @@ class _Fitting:
         state, config, n_features = self.state, self.config, len(self.model.schema)
         n = n_features_now(config, done, n_features)
         size = n_rows_now(config, n, len(self.rows))
-        batch = draw_batch(self.rows, config.seed, state.step, state.rows_seen, size, n, config.orders)
+        seen = (state.step, state.rows_seen)
+        batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
         features, values, scored = (t.to(self.model.device) for t in (batch.features, batch.values, batch.scored))
         set_rates(self.optimisers, rate(config, done, state.step) * config.plateau_factor**state.plateaus)
         self.model.train()

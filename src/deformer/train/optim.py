@@ -15,7 +15,8 @@ def make_optimisers(model: DEformer, config: TrainConfig) -> list[Optimizer]:
     betas = (config.betas[0], config.betas[1])
     if config.recipe == "adam":
         return [Adam(model.parameters(), lr=config.lr, betas=betas, eps=config.eps)]
-    matrices = [p for p in model.backbone.parameters() if p.ndim == 2]
+    parts = [model.backbone] if model.neighbours is None else [model.backbone, model.neighbours]
+    matrices = [p for part in parts for p in part.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original")

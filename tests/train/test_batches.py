@@ -1,0 +1,44 @@
+import torch
+
+from deformer.data.schema import Binary, Continuous, table_schema
+from deformer.data.seeds import generator
+from deformer.data.table import Rows, as_rows
+from deformer.train.batches import draw_batch, marginal_entropies
+
+
+def rows_of(n: int = 400) -> Rows:
+    """Two fair coins, a number, a rare flag and a constant, with holes in the first column."""
+    draws = generator(0)
+    table = torch.rand(n, 5, generator=draws)
+    flags = (table < torch.tensor([0.5, 0.5, 2.0, 0.02, 0.0])).double()
+    flags[:, 2] = table[:, 2]
+    observed = torch.ones(n, 5, dtype=torch.bool)
+    observed[::4, 0] = False
+    schema = table_schema([Binary(), Binary(), Continuous(), Binary(), Binary()])
+    return as_rows(flags, schema, observed=observed)
+
+
+def test_entropies_of_coins_numbers_and_constants() -> None:
+    coin, other, number, rare, constant = marginal_entropies(rows_of()).tolist()
+    assert max(abs(coin - 0.693), abs(other - 0.693)) < 0.01
+    assert number == 1.0
+    assert 0.02 < rare < 0.3
+    assert abs(constant - 1e-3) < 1e-9
+
+
+def test_informative_subsets_prefer_what_varies_and_are_laid_out_at_random() -> None:
+    rows = rows_of()
+    batch = draw_batch(rows, 0, 0, 0, 400, 3, "random", marginal_entropies(rows))
+    assert batch.features.shape == (400, 3)
+    share = torch.zeros(5).index_add_(0, batch.features[batch.scored], torch.ones(int(batch.scored.sum()))) / 400
+    assert share[1:3].min() > 0.9
+    assert share[4] < 0.1
+    firsts = (batch.features[:, 0] == 1).float().mean()
+    assert 0.2 < firsts < 0.45  # the other coin stands first in about a third of the rows
+
+
+def test_missing_features_are_never_scored() -> None:
+    rows = rows_of()
+    batch = draw_batch(rows, 0, 0, 0, 400, 5, "random", marginal_entropies(rows))
+    assert batch.scored.sum() == rows.observed.sum()
+    assert torch.equal(batch.features.sort(-1).values, torch.arange(5).expand(400, -1))
