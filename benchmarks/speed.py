@@ -83,9 +83,8 @@ def training(runs: int, n_images: int, network: dict[str, int]) -> dict[str, Any
     return results
 
 
-def drawing(runs: int, n_images: int, passes: int) -> dict[str, Any]:
-    """Compare drawing images, and filling 100 pixels of each, with the default model and a plain one of its size."""
-    c = ModelConfig()
+def drawing(c: ModelConfig, suffix: str, runs: int, n_images: int, passes: int) -> dict[str, Any]:
+    """Compare drawing images, and filling 100 pixels of each, with a model and a plain one of its size."""
     plain = PlainDEformer(D, c.d_model, c.n_heads, c.width_ff, c.n_layers).eval()
     model = DEformer(SCHEMA, c).eval()
     orders, values = random_images(n_images)
@@ -104,7 +103,8 @@ def drawing(runs: int, n_images: int, passes: int) -> dict[str, Any]:
     for name, (task, n_pixels) in tasks.items():
         ours, theirs, ratio = paired(task, a_few_passes, runs)
         times = n_images * n_pixels / passes
-        results[name] = {"seconds": ours, "plain_seconds_multiplied_out": theirs * times, "ratio": ratio * times}
+        figures = {"seconds": ours, "plain_seconds_multiplied_out": theirs * times, "ratio": ratio * times}
+        results[name + suffix] = {**figures, "parameters": sum(p.numel() for p in model.parameters())}
     return results
 
 
@@ -135,13 +135,26 @@ def fraction_of_peak(runs: int, n_images: int) -> dict[str, float]:
     }
 
 
+def step_costs(runs: int, sizes: tuple[int, ...], compiled: tuple[int, ...]) -> dict[str, float]:
+    """Time training steps of the default model on several numbers of images, for some of them compiled as well."""
+    model = DEformer(SCHEMA).train()
+    steps = {str(n): training_step(model, n) for n in sizes}
+    fused: Any = torch.compile(model)
+    steps |= {f"{n} compiled": training_step(fused, n) for n in compiled}
+    for step in steps.values():
+        step()
+    return {name: min(seconds(step) for _ in range(runs)) for name, step in steps.items()}
+
+
 def measure(quick: bool) -> dict[str, Any]:
     """Measure everything; quick is a toy size that shows that the code runs."""
     paper = {"d_model": 512, "n_heads": 8, "d_ff": 2048, "n_layers": 6}
     toy = {"d_model": 16, "n_heads": 2, "d_ff": 32, "n_layers": 1}
     return {
-        **training(1 if quick else 5, 1 if quick else 2, toy if quick else paper),
-        **drawing(1 if quick else 3, 2 if quick else 64, 1 if quick else 10),
+        **training(1 if quick else 5, 1 if quick else 6, toy if quick else paper),
+        **drawing(ModelConfig(), "", *((1, 2, 1) if quick else (3, 64, 10))),
+        **drawing(ModelConfig(neighbourhood=0), "_without_neighbours", *((1, 2, 1) if quick else (3, 64, 10))),
+        "step_seconds": step_costs(*((1, (1,), ()) if quick else (5, (1, 3, 6, 12, 24), (6,)))),
         "peak": fraction_of_peak(1 if quick else 8, 1 if quick else 6),
         "machine": circumstances(),
     }

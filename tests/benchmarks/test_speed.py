@@ -7,6 +7,7 @@ def test_a_toy_size_gives_every_figure() -> None:
     for task in ("training_interleaved", "training_two_stream", "drawing", "filling_100"):
         assert results[task]["ratio"] > 0
     assert 0 < results["peak"]["fraction_of_float32"] < 1.5
+    assert results["step_seconds"]["1"] > 0
     assert results["machine"]["threads"] >= 1
 
 
