@@ -146,14 +146,12 @@ def score(
     config: Config = None,
 ) -> None:
     """Give the log-likelihood of each row in nats; higher is more normal."""
-    from deformer.api import files
+    from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
 
-    if files.is_table(model):
-        from deformer.api import table_commands
-
-        return table_commands.score(table_commands.open_table(Path(model), device.value), Path(rows), output, orders)
+    if opened := table_commands.open_if_table(model, device.value):
+        return table_commands.score(opened, Path(rows), output, orders)
     files.check_output(output, [".csv"])
     network = files.open_model(model, device.value)
     table = files.read_rows(network, rows, data_dir, part)
@@ -175,15 +173,12 @@ def sample(
     config: Config = None,
 ) -> None:
     """Draw new rows; of images a sheet, if the output ends in .png."""
-    from deformer.api import files
+    from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.sampling import sample as draw
 
-    if files.is_table(model):
-        from deformer.api import table_commands
-
-        table = table_commands.open_table(Path(model), device.value)
-        return table_commands.sample(table, n, None if given is None else Path(given), output, seed)
+    if opened := table_commands.open_if_table(model, device.value):
+        return table_commands.sample(opened, n, None if given is None else Path(given), output, seed)
     files.check_output(output, [".csv", ".npz", ".png"])
     network = files.open_model(model, device.value)
     evidence = None if given is None else files.read_rows(network, given, None)
@@ -205,14 +200,11 @@ def impute(
     config: Config = None,
 ) -> None:
     """Fill in missing values; what was observed comes back as it was."""
-    from deformer.api import files
+    from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.imputation import impute as fill
 
-    if files.is_table(model):
-        from deformer.api import table_commands
-
-        opened = table_commands.open_table(Path(model), device.value)
+    if opened := table_commands.open_if_table(model, device.value):
         return table_commands.impute(opened, Path(rows), output, strategy.value, n_imputations, seed)
     files.check_output(output, [".csv", ".npz", ".png"])
     network = files.open_model(model, device.value)
@@ -251,16 +243,13 @@ def evaluate(
     config: Config = None,
 ) -> None:
     """Report the negative log-likelihood over a whole data set, and how far orders agree."""
-    from deformer.api import files
+    from deformer.api import files, table_commands
     from deformer.api.report import report, spell
     from deformer.data.seeds import generator
     from deformer.data.table import subset
     from deformer.tasks.density import nll
 
-    if files.is_table(model):
-        from deformer.api import table_commands
-
-        opened = table_commands.open_table(Path(model), device.value)
+    if opened := table_commands.open_if_table(model, device.value):
         scores, schema = table_commands.evaluate(opened, Path(source), orders, rows, seed), opened.model.schema
     else:
         network = files.open_model(model, device.value)

@@ -10,8 +10,6 @@ import pandas as pd
 
 from deformer.api import tables
 from deformer.api.tables import TableModel
-from deformer.data.columns import Labels
-from deformer.tasks.predictive import Predictive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +65,7 @@ def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
     frame = table.codec.frame_of(values).reindex(columns=list(table.codec.names))
     per_order, rows = tables.terms(table, values, n_orders)
     missing = ~rows.observed.numpy()
-    names, columns = table.codec.names, table.codec.columns
+    names, questions = table.codec.names, tables.expectations(table)
 
     def by_column(question: Callable[[str], npt.NDArray[Any]]) -> pd.DataFrame:
         return pd.DataFrame({name: question(name) for name in names}, index=frame.index)
@@ -76,10 +74,6 @@ def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
         return [other for other in names if other != name]
 
     surprise = by_column(lambda name: -tables.log_prob(table, values, targets=[name], given=others(name)))
-    questions = {
-        name: Predictive.mode if isinstance(column, Labels) else Predictive.mean
-        for name, column in zip(names, columns, strict=True)
-    }
     expected = by_column(lambda name: tables.ask(table, values, name, questions[name]))
     share = pd.DataFrame(-per_order.mean(0), frame.index, list(names))
     return Explanation(frame, surprise.mask(missing), share.mask(missing), expected)

@@ -11,7 +11,7 @@ import torch
 
 from deformer.api import tables
 from deformer.api.explanations import explain
-from deformer.api.files import check_output, choose_device
+from deformer.api.files import check_output, choose_device, is_table
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, read_all, read_chunks
 from deformer.errors import InputError
@@ -57,6 +57,11 @@ def open_table(path: Path, device: str) -> TableModel:
     keep_memory()
     table = load_table(path)
     return dataclasses.replace(table, model=table.model.to(choose_device(device)))
+
+
+def open_if_table(model: str, device: str) -> TableModel | None:
+    """Load a table model; None where another kind of model is named."""
+    return open_table(Path(model), device) if is_table(model) else None
 
 
 def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:

@@ -192,10 +192,14 @@ def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.Data
 
 def complete_expected(table: TableModel, values: Any, strategy: str) -> pd.DataFrame:
     """Fill each missing value on its own: with its likeliest value, or numbers with their mean if so asked."""
+    return table.codec.fill(values, table.codec.restore(expect(table, values, expectations(table, strategy))))
+
+
+def expectations(table: TableModel, strategy: str = "mean") -> dict[str, Callable[[Predictive], Answer]]:
+    """Say what is expected of each column: its likeliest value ("mode"), or its mean where it holds numbers."""
     named = zip(table.codec.names, table.codec.columns, strict=True)
     likeliest = {name: strategy == "mode" or isinstance(column, Labels) for name, column in named}
-    questions = {name: Predictive.mode if mode else Predictive.mean for name, mode in likeliest.items()}
-    return table.codec.fill(values, table.codec.restore(expect(table, values, questions)))
+    return {name: Predictive.mode if mode else Predictive.mean for name, mode in likeliest.items()}
 
 
 def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
