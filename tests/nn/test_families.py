@@ -39,6 +39,8 @@ def test_discrete_families(name: str) -> None:
     torch.testing.assert_close(family.entropy(params), -(p * p.log()).sum(1))
     below = torch.stack([family.cdf(params, x.expand(4)) for x in labels], 1)
     torch.testing.assert_close(below, p.cumsum(1))
+    tails = torch.stack([family.tail(params, x.expand(4)) for x in labels], 1)
+    torch.testing.assert_close(tails, (p[:, None, :] * (p[:, None, :] <= p[:, :, None])).sum(-1))
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -54,6 +56,8 @@ def test_continuous_families(name: str) -> None:
     at = 130_000
     below = density[:, :at].sum(1) * dx
     torch.testing.assert_close(family.cdf(params, x[at].expand(4)), below, rtol=0, atol=1e-3)
+    tails = 2 * torch.minimum(below, 1 - below)
+    torch.testing.assert_close(family.tail(params, x[at].expand(4)), tails, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ALL)

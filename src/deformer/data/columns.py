@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from deformer.config import tuples
 from deformer.data.schema import Binary, Categorical, Continuous, Domain, Ordinal
+from deformer.errors import InputError
 
 Values = npt.NDArray[Any]
 Codes = npt.NDArray[np.float64]
@@ -127,6 +128,38 @@ class Numbers:
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         values = self.loc + self.scale * (np.sinh(codes) if self.bend else codes)
         return np.round(values) if self.whole and draw is not None else values
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Values that are codes already: numbers of labels, or real numbers in the units of the domain.
+
+    Raises:
+        InputError: On encoding a value outside the domain.
+
+    Example:
+        >>> Plain(Ordinal(3)).encode(np.array([2.0, np.nan]))[0]
+        array([ 2., nan])
+    """
+
+    domain: Domain
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        """Name the numbers that labels stand for; None where any real number may be."""
+        n = getattr(self.domain, "n_labels", None)
+        return None if n is None else tuple(float(label) for label in range(n))
+
+    def encode(self, values: Values) -> tuple[Codes, Codes]:
+        codes = values.astype(np.float64)
+        known = codes[~np.isnan(codes)]
+        fits = np.isfinite(known) if self.levels is None else np.isin(known, self.levels)
+        if not fits.all():
+            raise InputError(f"{known[~fits][0]!r} is no value of {self.domain}.")
+        return codes, np.zeros(len(codes))
+
+    def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
+        return codes
 
 
 Column = Levels | Labels | Numbers

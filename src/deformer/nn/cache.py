@@ -35,6 +35,17 @@ class Cache:
         room = like.new_empty(n_layers, batch, n_heads, 0, width)
         return cls(_Store(room, room, 0), 0)
 
+    @classmethod
+    def holding(
+        cls,
+        keys: Float[Tensor, "layers batch heads room width"],
+        values: Float[Tensor, "layers batch heads room width"],
+        length: int,
+        present: Bool[Tensor, "batch keys"] | None,
+    ) -> "Cache":
+        """Make a cache of keys and values of which the first `length` are filled."""
+        return cls(_Store(keys, values, length), length, present)
+
     @property
     def batch(self) -> int:
         return self.store.keys.shape[1]
@@ -77,6 +88,4 @@ class Cache:
     def select(self, rows: Tensor) -> "Cache":
         """Copy some rows of the batch, possibly several times: forks of the same evidence."""
         keys, values = (s[:, rows][..., : self.length, :] for s in (self.store.keys, self.store.values))
-        return Cache(
-            _Store(keys, values, self.length), self.length, None if self.present is None else self.present[rows]
-        )
+        return Cache.holding(keys, values, self.length, None if self.present is None else self.present[rows])

@@ -28,6 +28,7 @@ class Family(Protocol):
     def mean(self, params: Params) -> Values: ...
     def mode(self, params: Params) -> Values: ...
     def cdf(self, params: Params, x: Values) -> Values: ...
+    def tail(self, params: Params, x: Values) -> Values: ...
     def entropy(self, params: Params) -> Values: ...
     def marginal(self, x: Values) -> Float[Tensor, "n_params"]: ...
 
@@ -59,6 +60,11 @@ class Bernoulli:
 
     def cdf(self, params: Params, x: Values) -> Values:
         return torch.where(x < 0, 0.0, torch.where(x < 1, torch.sigmoid(-params[:, 0]), 1.0))
+
+    def tail(self, params: Params, x: Values) -> Values:
+        """Give the probability of a value that is no likelier than x."""
+        p = torch.sigmoid(params[:, 0] * (2 * x - 1))
+        return torch.where(p <= 0.5, p, 1.0)
 
     def entropy(self, params: Params) -> Values:
         return F.softplus(params[:, 0]) - params[:, 0] * torch.sigmoid(params[:, 0])
@@ -110,6 +116,11 @@ class Labels:
 
     def cdf(self, params: Params, x: Values) -> Values:
         return (self.log_probs(params).exp() * (self._labels(params) <= x[:, None])).sum(-1).clamp(max=1.0)
+
+    def tail(self, params: Params, x: Values) -> Values:
+        """Give the probability of a label that is no likelier than x."""
+        log_p = self.log_probs(params)
+        return (log_p.exp() * (log_p <= log_p.gather(1, x.long()[:, None]))).sum(-1).clamp(max=1.0)
 
     def entropy(self, params: Params) -> Values:
         log_p = self.log_probs(params)
@@ -188,6 +199,11 @@ class Mixture:
     def cdf(self, params: Params, x: Values) -> Values:
         log_w, means, log_s = self._parts(params)
         return (log_w.exp() * self._distribution((x[:, None] - means) * torch.exp(-log_s))).sum(-1)
+
+    def tail(self, params: Params, x: Values) -> Values:
+        """Give the probability of a value at least as far out as x, on either side."""
+        below = self.cdf(params, x)
+        return 2 * torch.minimum(below, 1 - below).clamp(min=0.0)
 
     def entropy(self, params: Params) -> Values:
         """Integrate over each component's quantiles by the tanh-sinh rule; within about 1e-4 nats."""

@@ -72,6 +72,10 @@ class Conditionals:
         """Give P(feature <= value | evidence)."""
         return self._map(lambda p, x: p.family.cdf(p.params, p.standardise(_given(x))), values)
 
+    def tail(self, values: Given) -> Queries:
+        """Give the probability of a value at least as unusual: of labels, no likelier; of numbers, as far out."""
+        return self._map(lambda p, x: p.family.tail(p.params, p.standardise(_given(x))), values)
+
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Queries:
         """Draw a value per query. Below temperature 1, likely values become likelier."""
         if not temperature > 0:

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Levels, Numbers, Values
+from deformer.data.columns import Codes, Column, Labels, Plain, Values
+from deformer.data.schema import Categorical
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 
@@ -25,7 +26,7 @@ class Predictive:
         conditionals: Of its codes, (batch, 1).
     """
 
-    column: Column
+    column: Column | Plain
     conditionals: Conditionals
 
     def log_prob(self, values: Values) -> npt.NDArray[np.float64]:
@@ -63,26 +64,31 @@ class Predictive:
     def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Give the quantiles of numbers or levels at probabilities q, (batch, len(q))."""
         self._require_numbers()
-        codes = self._level_quantiles(q) if isinstance(self.column, Levels) else self._number_quantiles(q)
+        codes = self._number_quantiles(q) if self._levels is None else self._level_quantiles(q)
         return np.stack([self.column.decode(c) for c in codes.T], 1)
 
     def cdf(self, values: Values) -> npt.NDArray[np.float64]:
         """Give P(column <= value) for one value per row; numbers and levels only."""
         self._require_numbers()
-        if isinstance(self.column, Levels):
-            below = np.asarray(self.column.levels) <= values.astype(np.float64)[:, None]
+        if self._levels is not None:
+            below = self._levels <= values.astype(np.float64)[:, None]
             total: npt.NDArray[np.float64] = (self.probabilities() * below).sum(1)
             return total
         return self._per_row(self.conditionals.cdf(_column(self.column.encode(values)[0])))
 
+    @property
+    def _levels(self) -> Codes | None:
+        levels = getattr(self.column, "levels", None)
+        return None if levels is None else np.asarray(levels, dtype=np.float64)
+
     def _require_numbers(self) -> None:
-        if not isinstance(self.column, Levels | Numbers):
+        if isinstance(self.column, Labels) or isinstance(self.column.domain, Categorical):
             raise InputError("Labels have no order: ask for their probabilities or the mode.")
 
     def _moment(self, power: int) -> Codes:
         self._require_numbers()
-        if isinstance(self.column, Levels):
-            moment: Codes = self.probabilities() @ np.asarray(self.column.levels) ** power
+        if self._levels is not None:
+            moment: Codes = self.probabilities() @ self._levels**power
             return moment
         slices = (np.arange(N_SLICES) + 0.5) / N_SLICES
         expected: Codes = (self.quantile(slices) ** power).mean(1)

@@ -1,0 +1,205 @@
+"""A pool of sessions: what arrives for thousands of rows is taken in together, in bounded memory."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deformer.data.columns import Column
+from deformer.errors import InputError
+from deformer.nn.model import DEformer
+from deformer.nn.slots import Slots
+from deformer.tasks.predictive import Predictive
+from deformer.tasks.streaming import (
+    Alarms,
+    Arrival,
+    Reading,
+    Surprise,
+    Vocabulary,
+    as_tensors,
+    check_new,
+    read_snapshot,
+    weigh,
+)
+
+Numbered = tuple[int, tuple[Hashable, Arrival]]
+
+
+class SessionPool:
+    """Many sessions at once, each as `Session` would be, answered in batches.
+
+    The states of at most `memory` bytes are kept. Of the others, those used least recently, only what they were told
+    is kept; they are rebuilt from it when they are needed, which costs one pass over their values.
+
+    Args:
+        model: Whose rows the sessions are.
+        columns: How a table's values are coded. None: values are the schema's own.
+        alarms: Thresholds by `calibrate`. None: no alarms.
+        memory: Bytes for states; at least one state is kept.
+
+    Example:
+        >>> from deformer import DEformer, Binary, image_schema
+        >>> pool = SessionPool(DEformer(image_schema(2, 2, Binary())))
+        >>> pool.open("first"), pool.open("second")
+        ('first', 'second')
+        >>> [s.n_observed for s in pool.observe([("first", "r0c0", 1), ("second", "r1c1", 0), ("first", "r0c1", 0)])]
+        [1, 1, 2]
+    """
+
+    def __init__(
+        self,
+        model: DEformer,
+        columns: Sequence[Column] | None = None,
+        *,
+        alarms: Alarms | None = None,
+        memory: int = 2**28,
+    ) -> None:
+        self.words, self.alarms = Vocabulary.of(model, columns), alarms
+        self.capacity = max(1, memory // Slots.bytes_per_slot(model))
+        self._slots: Slots | None = None
+        self._free: list[int] = []
+        self._slot_of: OrderedDict[Hashable, int] = OrderedDict()  # the least recently used first
+        self._readings: dict[Hashable, Reading] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._readings)
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._readings
+
+    @property
+    def n_cached(self) -> int:
+        """Count the sessions whose state is kept."""
+        return len(self._slot_of)
+
+    def open(self, name: Hashable = None, snapshot: Mapping[str, Any] | None = None) -> Hashable:
+        """Begin a session, or go on from a snapshot, and give its name.
+
+        Args:
+            name: Whatever identifies it. None: a number is chosen.
+        """
+        while name is None:
+            name, self._next = (self._next if self._next not in self else None), self._next + 1
+        if name in self:
+            raise InputError(f"There is a session {name!r} already.")
+        reading = Reading() if snapshot is None else read_snapshot(snapshot, len(self.words.model.schema))
+        self._readings[name] = reading
+        return name
+
+    def reading(self, name: Hashable) -> Reading:
+        """Give what a session has been told, and its sums.
+
+        Raises:
+            InputError: There is no such session.
+        """
+        if name not in self:
+            raise InputError(f"There is no session {name!r}.")
+        return self._readings[name]
+
+    def close(self, name: Hashable) -> None:
+        """Forget a session."""
+        self.reading(name)
+        del self._readings[name]
+        if name in self._slot_of:
+            self._free.append(self._slot_of.pop(name))
+
+    def observe(self, arrivals: Iterable[tuple[Hashable, str, Any]]) -> list[Surprise]:
+        """Take in (session, feature, value) triples; several of one session count in the sequence given.
+
+        Raises:
+            InputError: Any of them is impossible; then none is taken in.
+        """
+        coded = [(name, self.words.encode(feature, value)) for name, feature, value in arrivals]
+        self._check(coded)
+        surprises: dict[int, Surprise] = {}
+        waiting = list(enumerate(coded))
+        while waiting:
+            now, waiting = self._next_round(waiting)
+            surprises.update(zip((i for i, _ in now), self._observe([a for _, a in now]), strict=True))
+        return [surprises[i] for i in range(len(coded))]
+
+    def _next_round(self, waiting: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:
+        """Split off the first arrivals of as many sessions as there are slots."""
+        names: set[Hashable] = set()
+        now: list[Numbered] = []
+        later: list[Numbered] = []
+        for numbered in waiting:
+            name = numbered[1][0]
+            ready = name not in names and len(names) < self.capacity
+            names.add(name)
+            (now if ready else later).append(numbered)
+        return now, later
+
+    def _check(self, coded: Sequence[tuple[Hashable, Arrival]]) -> None:
+        fresh: set[tuple[Hashable, int]] = set()
+        for name, arrival in coded:
+            check_new(arrival, self.reading(name))
+            if (name, arrival.feature) in fresh:
+                raise InputError(f"{arrival.name!r} arrives twice in session {name!r}.")
+            fresh.add((name, arrival.feature))
+
+    def _observe(self, coded: Sequence[tuple[Hashable, Arrival]]) -> list[Surprise]:
+        """Take in one value for each of some sessions, no more than there are slots."""
+        device = self.words.model.device
+        features = torch.tensor([[a.feature] for _, a in coded], device=device)
+        codes = torch.tensor([[a.code] for _, a in coded], dtype=torch.float64, device=device)
+        store, slots = self._cached([name for name, _ in coded])
+        state = store.take(slots, 1)
+        weighed = [w[:, 0].tolist() for w in weigh(state.predict(features), codes)]
+        store.put(slots, state.observe(features, codes), torch.ones_like(slots))
+        surprises = []
+        for (name, arrival), nats, entropy, tail in zip(coded, *weighed, strict=True):
+            self._readings[name], surprise = self._readings[name].add(arrival, nats, entropy, tail, self.alarms)
+            surprises.append(surprise)
+        return surprises
+
+    def predict(self, asked: Sequence[tuple[Hashable, str]]) -> list[Predictive]:
+        """Give p(feature | what has arrived) for (session, feature) pairs."""
+        features = [self.words.feature(feature) for _, feature in asked]
+        names = list(dict.fromkeys(name for name, _ in asked))
+        for name in names:
+            self.reading(name)
+        answers: dict[int, Predictive] = {}
+        for start in range(0, len(names), self.capacity):
+            group = names[start : start + self.capacity]
+            store, slots = self._cached(group)
+            row_of = {name: row for row, name in enumerate(group)}
+            state = store.take(slots, 0)
+            for i, (name, _) in enumerate(asked):
+                if name in row_of:
+                    one = state.select(torch.tensor([row_of[name]], device=slots.device))
+                    at = torch.tensor([[features[i]]], device=slots.device)
+                    answers[i] = Predictive(self.words.columns[features[i]], one.predict(at))
+        return [answers[i] for i in range(len(asked))]
+
+    def _cached(self, names: Sequence[Hashable]) -> tuple[Slots, Tensor]:
+        """Give the slots of some different sessions, rebuilding those that have none."""
+        if self._slots is None:
+            self._slots = Slots(self.words.model, self.capacity)
+            self._free = list(range(self.capacity))
+        for name in names:
+            if name in self._slot_of:
+                self._slot_of.move_to_end(name)
+        absent = [name for name in names if name not in self._slot_of]
+        for name in absent:
+            slot = self._free.pop() if self._free else self._slot_of.popitem(last=False)[1]
+            self._slot_of[name] = slot
+        device = self.words.model.device
+        if absent:
+            self._rebuild(self._slots, torch.tensor([self._slot_of[n] for n in absent], device=device), absent)
+        return self._slots, torch.tensor([self._slot_of[n] for n in names], device=device)
+
+    def _rebuild(self, store: Slots, slots: Tensor, names: Sequence[Hashable]) -> None:
+        store.clear(slots)
+        readings = [self._readings[name] for name in names]
+        told = [i for i, r in enumerate(readings) if r.features]
+        if told:
+            features, codes, present = as_tensors(
+                [readings[i] for i in told], len(self.words.model.schema), slots.device
+            )
+            some = slots[torch.tensor(told, device=slots.device)]
+            state = store.take(some, features.shape[1]).observe(features, codes, present)
+            store.put(some, state, present.sum(1))

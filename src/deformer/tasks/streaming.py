@@ -1,0 +1,343 @@
+"""Streaming: a score after each arriving value, in whatever order values arrive, at the cost of one value."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from deformer.data.columns import Column, Plain
+from deformer.data.orders import permute, random_orders
+from deformer.data.schema import Continuous
+from deformer.data.table import as_rows
+from deformer.errors import InputError
+from deformer.nn.heads import Conditionals
+from deformer.nn.model import DEformer, State
+from deformer.tasks.density import batches, log_prob_terms
+from deformer.tasks.predictive import Predictive
+
+AnyColumn = Column | Plain
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """What one arriving value tells.
+
+    Args:
+        name: The feature that arrived.
+        nats: -ln p(value | what arrived before).
+        running_nats: -ln p(all that has arrived).
+        excess_nats: `running_nats` less what the model expected of each feature before it arrived; around 0 for a row
+            like those of training, whatever has arrived.
+        tail: Probability of a value at least as unusual: of labels, no likelier; of numbers, as far out.
+        n_observed: Values that have arrived.
+        alarm: Whether `excess_nats` lies above the threshold for so many values. None: there are no thresholds.
+    """
+
+    name: str
+    nats: float
+    running_nats: float
+    excess_nats: float
+    tail: float
+    n_observed: int
+    alarm: bool | None = None
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """Thresholds of `excess_nats` by the number of values that have arrived.
+
+    Args:
+        thresholds: The n-th belongs to n + 1 values.
+        rate: Share of rows like those of calibration that lie above the threshold, at each number of values.
+    """
+
+    thresholds: tuple[float, ...]
+    rate: float
+
+    def __call__(self, excess_nats: float, n_observed: int) -> bool:
+        return excess_nats > self.thresholds[min(n_observed, len(self.thresholds)) - 1]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One value on its way into a session.
+
+    Args:
+        log_base: ln p(value | code); of a number, the log-Jacobian of its scale, which surprises nobody.
+    """
+
+    name: str
+    feature: int
+    code: float
+    log_base: float
+    continuous: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a session has been told, and the sums over it; with the model enough to rebuild the session exactly.
+
+    Args:
+        features, codes: What arrived, in its sequence, as column numbers and as the model's values.
+    """
+
+    features: tuple[int, ...] = ()
+    codes: tuple[float, ...] = ()
+    running_nats: float = 0.0
+    expected_nats: float = 0.0
+
+    def add(
+        self, new: Arrival, nats_of_code: float, entropy: float, tail: float, alarms: Alarms | None
+    ) -> tuple["Reading", Surprise]:
+        """Take in a value that the model has weighed."""
+        features, codes = (*self.features, new.feature), (*self.codes, new.code)
+        nats = nats_of_code - new.log_base
+        expected = self.expected_nats + entropy - (new.log_base if new.continuous else 0.0)
+        after = Reading(features, codes, self.running_nats + nats, expected)
+        excess, n = after.running_nats - expected, len(features)
+        alarm = None if alarms is None else alarms(excess, n)
+        return after, Surprise(new.name, nats, after.running_nats, excess, tail, n, alarm)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of a model's features and how their values are coded.
+
+    Args:
+        columns: Of a table model. None: values are the schema's own.
+    """
+
+    model: DEformer
+    columns: tuple[AnyColumn, ...]
+
+    @classmethod
+    def of(cls, model: DEformer, columns: Sequence[Column] | None = None) -> "Vocabulary":
+        plain = (Plain(f.domain) for f in model.schema.features)
+        return cls(model, tuple(plain if columns is None else columns))
+
+    def feature(self, name: str) -> int:
+        return self.model.schema.index([name])[0]
+
+    def encode(self, name: str, value: Any) -> "Arrival":
+        """Look up a feature and code its value.
+
+        Raises:
+            InputError: An unknown name, a missing value, or one outside the domain.
+        """
+        feature = self.feature(name)
+        try:
+            codes, log_base = self.columns[feature].encode(np.array([value], dtype=object))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name!r}: {error}") from error
+        if np.isnan(codes[0]):
+            raise InputError(f"{name!r}: a missing value is not an observation; leave it out.")
+        if not np.isfinite(codes[0]):
+            raise InputError(f"{name!r}: {value!r} is not finite.")
+        continuous = isinstance(self.columns[feature].domain, Continuous)
+        return Arrival(name, feature, float(codes[0]), float(log_base[0]), continuous)
+
+
+def check_new(arrival: Arrival, reading: Reading) -> None:
+    """Refuse a second value of a feature."""
+    if arrival.feature in reading.features:
+        raise InputError(f"{arrival.name!r} has been observed already; a feature has one value a session.")
+
+
+class Session:
+    """One row whose values arrive one by one, in any order.
+
+    After every value the running score equals that of the row's observed part, scored at once in this order.
+
+    Args:
+        model: Whose row it is.
+        columns: How a table's values are coded. None: values are the schema's own.
+        alarms: Thresholds by `calibrate`. None: no alarms.
+
+    Example:
+        >>> from deformer import DEformer, Binary, image_schema
+        >>> session = Session(DEformer(image_schema(2, 2, Binary())))
+        >>> round(session.observe("r1c1", 1).nats, 4)
+        0.6931
+        >>> session.predict("r0c0").probabilities()
+        array([[0.5, 0.5]])
+    """
+
+    def __init__(
+        self, model: DEformer, columns: Sequence[Column] | None = None, *, alarms: Alarms | None = None
+    ) -> None:
+        self.words, self.alarms, self.reading = Vocabulary.of(model, columns), alarms, Reading()
+        self._state: State | None = model.start(1)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Name what has arrived, in its sequence."""
+        names = self.words.model.schema.names
+        return tuple(names[f] for f in self.reading.features)
+
+    def _open(self) -> State:
+        if self._state is None:
+            raise InputError("This session is closed.")
+        return self._state
+
+    def observe(self, name: str, value: Any) -> Surprise:
+        """Take in one value, and say how much it surprises.
+
+        Raises:
+            InputError: A closed session, an unknown name, a feature seen before, a missing value, or one outside the
+                domain. The session stays as it was.
+        """
+        state, device = self._open(), self.words.model.device
+        arrival = self.words.encode(name, value)
+        check_new(arrival, self.reading)
+        at = torch.tensor([[arrival.feature]], device=device)
+        x = torch.tensor([[arrival.code]], dtype=torch.float64, device=device)
+        nats, entropy, tail = (float(w) for w in weigh(state.predict(at), x))
+        self._state = state.observe(at, x)
+        self.reading, surprise = self.reading.add(arrival, nats, entropy, tail, self.alarms)
+        return surprise
+
+    def predict(self, name: str) -> Predictive:
+        """Give p(feature | what has arrived), whether it has arrived itself or not."""
+        state, feature = self._open(), self.words.feature(name)
+        asked = torch.tensor([[feature]], device=self.words.model.device)
+        return Predictive(self.words.columns[feature], state.predict(asked))
+
+    def rank_unseen(self) -> dict[str, float]:
+        """Rank what has not arrived by the entropy of its prediction in nats, the least certain first.
+
+        Entropies of numbers are those of the model's codes, so that units do not matter.
+        """
+        schema, state = self.words.model.schema, self._open()
+        rest = [i for i in range(len(schema)) if i not in set(self.reading.features)]
+        if not rest:
+            return {}
+        entropy = state.predict(torch.tensor([rest], device=self.words.model.device)).entropy()[0].tolist()
+        return dict(sorted(zip((schema.names[i] for i in rest), entropy, strict=True), key=lambda pair: -pair[1]))
+
+    def rank_seen(self) -> dict[str, float]:
+        """Rank what has arrived by -ln p(code | all else that has arrived) in nats, the most surprising first."""
+        self._open()
+        features = self.reading.features
+        if not features:
+            return {}
+        model, n = self.words.model, len(features)
+        values = torch.full((n, len(model.schema)), torch.nan, dtype=torch.float64)
+        values[:, list(features)] = torch.tensor(self.reading.codes, dtype=torch.float64)
+        orders = torch.tensor([[*features[:i], *features[i + 1 :], features[i]] for i in range(n)])
+        terms = log_prob_terms(model, values, orders=orders).gather(1, orders[:, -1:])[:, 0]
+        return dict(sorted(zip(self.observed, (-terms).tolist(), strict=True), key=lambda pair: -pair[1]))
+
+    def fork(self) -> "Session":
+        """Branch off a session that goes its own way from here: what if?"""
+        branch = Session.__new__(Session)
+        branch.__dict__.update(self.__dict__)
+        return branch
+
+    def snapshot(self) -> dict[str, Any]:
+        """Give what was told, as JSON can hold it."""
+        self._open()
+        return dataclasses.asdict(self.reading)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Return to a snapshot of this session, or of another one with the same model."""
+        self.reading = read_snapshot(snapshot, len(self.words.model.schema))
+        self._state = self.words.model.start(1)
+        if self.reading.features:
+            features, codes = as_tensors([self.reading], len(self.words.model.schema), self.words.model.device)[:2]
+            self._state = self._state.observe(features, codes)
+
+    def close(self) -> None:
+        """Free the memory of this session; whatever is asked of it afterwards is an error."""
+        self._state = None
+
+
+def read_snapshot(snapshot: Mapping[str, Any], n_features: int) -> Reading:
+    """Check and read what `Session.snapshot` wrote.
+
+    Raises:
+        InputError: It is none of a model with so many features.
+    """
+    try:
+        fields = {f.name: snapshot[f.name] for f in dataclasses.fields(Reading)}
+        features, codes = tuple(int(f) for f in fields["features"]), tuple(float(c) for c in fields["codes"])
+        sums = float(fields["running_nats"]), float(fields["expected_nats"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"This is not a snapshot: {error!r}") from error
+    fits = len(features) == len(codes) == len(set(features)) and all(0 <= f < n_features for f in features)
+    if not fits or not np.isfinite([*codes, *sums]).all():
+        raise InputError("This snapshot does not belong to a session of this model.")
+    return Reading(features, codes, *sums)
+
+
+def weigh(conditionals: Conditionals, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give -ln p(code), the entropy, which is what was expected, and the tail probability, (batch, 1) each."""
+    return -conditionals.log_prob(x), conditionals.entropy(), conditionals.tail(x)
+
+
+def as_tensors(
+    readings: Sequence[Reading], n_features: int, device: torch.device
+) -> tuple[Int[Tensor, "readings longest"], Float[Tensor, "readings longest"], Bool[Tensor, "readings longest"]]:
+    """Give features, codes and a mask of what is there; shorter readings are filled up with features they lack."""
+    longest = max(len(r.features) for r in readings)
+    orders = [[*r.features, *sorted(set(range(n_features)) - set(r.features))][:longest] for r in readings]
+    codes = [[*r.codes, *[0.0] * (longest - len(r.codes))] for r in readings]
+    present = torch.arange(longest) < torch.tensor([len(r.features) for r in readings])[:, None]
+    told = torch.tensor(orders, device=device), torch.tensor(codes, dtype=torch.float64, device=device)
+    return *told, present.to(device)
+
+
+@torch.no_grad()
+def excess_of_prefixes(
+    model: DEformer, values: Any, n_orders: int, generator: torch.Generator, log_base: Tensor | None = None
+) -> Float[Tensor, "prefixes features"]:
+    """Give `excess_nats` after every observation of rows under random orders; NaN beyond what a row has.
+
+    Args:
+        log_base: ln p(value | code) of labels and levels, (rows, features), where values are codes of a table.
+    """
+    rows = as_rows(values, model.schema)
+    beside = torch.zeros(rows.values.shape) if log_base is None else log_base
+    parts = []
+    for _ in range(n_orders):
+        for b in batches(len(rows), len(model.schema)):
+            part = rows[b].to(model.device)
+            orders = random_orders(part.observed, generator)
+            x = permute(part.values, orders)
+            conditionals = model(orders, x)
+            nats = -conditionals.log_prob(x) - permute(beside[b].to(x.device), orders)
+            excess = (nats - conditionals.entropy()).double().cumsum(-1)
+            parts.append(excess.masked_fill(~permute(part.observed, orders), torch.nan).cpu())
+    return torch.cat(parts)
+
+
+def calibrate(
+    model: DEformer,
+    values: Any,
+    rate: float = 0.01,
+    *,
+    n_orders: int = 4,
+    generator: torch.Generator,
+    log_base: Tensor | None = None,
+) -> Alarms:
+    """Choose thresholds so that ordinary rows raise an alarm at the given rate, at each number of values.
+
+    Args:
+        values: Ordinary rows that the model was not trained on. Longer prefixes than theirs share the last threshold.
+        rate: Share of them above each threshold.
+        log_base: As in `excess_of_prefixes`.
+
+    Raises:
+        InputError: A rate outside (0, 1), or rows without any value.
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"The rate of false alarms must lie between 0 and 1, not {rate}.")
+    excess = excess_of_prefixes(model, values, n_orders, generator, log_base)
+    known = excess[:, ~excess.isnan().all(0)]
+    if not known.shape[1]:
+        raise InputError("Thresholds need rows with at least one value.")
+    return Alarms(tuple(torch.nanquantile(known, 1 - rate, dim=0).tolist()), rate)

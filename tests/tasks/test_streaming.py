@@ -1,0 +1,214 @@
+import json
+import math
+
+import pytest
+import torch
+from tests.models import CONFIGS, order_of, random_rows, small_model
+
+from deformer.data.columns import Column, Labels, Levels, Numbers
+from deformer.data.schema import Continuous, table_schema
+from deformer.data.seeds import generator
+from deformer.errors import InputError
+from deformer.nn.model import DEformer, new_model
+from deformer.tasks.density import log_prob
+from deformer.tasks.pool import SessionPool
+from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes
+
+EVERY = pytest.mark.parametrize("config", CONFIGS)
+
+
+def arrivals(model: DEformer, seed: int) -> list[tuple[str, float]]:
+    """A random row of the model's schema in a random order."""
+    row, order = random_rows(model.schema, 1, seed)[0], order_of(len(model.schema), seed)
+    return [(model.schema.names[i], row[i].item()) for i in order.tolist()]
+
+
+def offline(model: DEformer, told: list[tuple[str, float]]) -> float:
+    """Score what was told at once, in its order."""
+    columns = model.schema.index([name for name, _ in told])
+    row = torch.full((1, len(model.schema)), math.nan, dtype=torch.float64)
+    row[0, columns] = torch.tensor([value for _, value in told], dtype=torch.float64)
+    return -log_prob(model, row, orders=torch.tensor(columns)).item()
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_running_score_equals_the_offline_one(config: str, dtype: torch.dtype, within: float) -> None:
+    model = small_model("mixed", config, dtype)
+    session = Session(model)
+    told = arrivals(model, 0)
+    total = 0.0
+    for n, (name, value) in enumerate(told, 1):
+        expected = session.predict(name)
+        surprise = session.observe(name, value)
+        total += surprise.nats
+        assert surprise.n_observed == n
+        assert abs(surprise.running_nats - offline(model, told[:n])) < within * 10
+        assert abs(surprise.running_nats - total) < 1e-9
+        assert 0 <= surprise.tail <= 1
+        assert expected.conditionals.shape == (1, 1)
+    assert session.observed == tuple(name for name, _ in told)
+
+
+def test_forks_snapshots_and_closing() -> None:
+    model = small_model("mixed")
+    session, told = Session(model), arrivals(model, 1)
+    for name, value in told[:2]:
+        session.observe(name, value)
+    branch, saved = session.fork(), json.loads(json.dumps(session.snapshot()))
+    name, value = told[2]
+    after = session.observe(name, value)
+    assert branch.observed == session.observed[:2]
+    assert abs(branch.observe(name, value).running_nats - after.running_nats) < 1e-12
+    other = Session(model)
+    other.restore(saved)
+    assert abs(other.observe(name, value).running_nats - after.running_nats) < 1e-12
+    session.close()
+    with pytest.raises(InputError, match="closed"):
+        session.observe(*told[3])
+    with pytest.raises(InputError, match="not a snapshot"):
+        other.restore({"features": [0]})
+    with pytest.raises(InputError, match="does not belong"):
+        other.restore({**saved, "features": [0, 99]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("nobody", 1, "No feature is called 'nobody'"),
+        ("x0", 7, "'x0': .*7.0.* is no value of Binary"),
+        ("x0", math.nan, "missing value is not an observation"),
+        ("x0", None, "missing value is not an observation"),
+        ("x1", math.inf, "inf"),
+        ("x1", "warm", "'x1': could not convert"),
+        ("x2", 1, "observed already"),
+    ],
+)
+def test_impossible_observations_change_nothing(name: str, value: object, message: str) -> None:
+    session = Session(small_model("mixed"))
+    session.observe("x2", 3)
+    before = session.reading
+    with pytest.raises(InputError, match=message):
+        session.observe(name, value)
+    assert session.reading == before
+
+
+def test_ranks() -> None:
+    model = small_model("labels")
+    session, told = Session(model), arrivals(model, 2)
+    for name, value in told[:4]:
+        session.observe(name, value)
+    unseen = session.rank_unseen()
+    assert set(unseen) == {name for name, _ in told[4:]}
+    assert list(unseen.values()) == sorted(unseen.values(), reverse=True)
+    for name, entropy in unseen.items():
+        p = session.predict(name).probabilities()[0]
+        assert abs(entropy + (p * torch.from_numpy(p).log().numpy()).sum()) < 1e-9
+    seen = session.rank_seen()
+    assert list(seen.values()) == sorted(seen.values(), reverse=True)
+    last = told[3][0]
+    assert abs(seen[last] - (offline(model, told[:4]) - offline(model, told[:3]))) < 1e-12
+    assert Session(model).rank_seen() == {}
+
+
+COLUMNS: list[Column] = [Levels((1.0, 5.0), 99), Labels(("no", "yes"), (("perhaps", 2),)), Numbers(10.0, 2.0)]
+
+
+def coded_model() -> DEformer:
+    model = new_model(table_schema([c.domain for c in COLUMNS])).double().eval()
+    for p in model.parameters():
+        p.data.add_(0.2 * torch.randn(p.shape, generator=generator(0), dtype=torch.float64))
+    return model
+
+
+def test_values_of_tables_are_coded() -> None:
+    session = Session(coded_model(), COLUMNS)
+    before = session.predict("x1")
+    assert before.mode().tolist()[0] in ("no", "yes", "perhaps")
+    assert session.observe("x1", "perhaps").nats > 0
+    unit = session.observe("x2", 11.0)
+    tenfold = Session(coded_model(), [*COLUMNS[:2], Numbers(100.0, 20.0)])
+    tenfold.observe("x1", "perhaps")
+    scaled = tenfold.observe("x2", 110.0)
+    assert abs(scaled.nats - unit.nats - math.log(10)) < 1e-12
+    assert abs(scaled.excess_nats - unit.excess_nats) < 1e-12
+    known = session.observe("x0", 5.0)
+    assert known.nats < tenfold.observe("x0", 3.7).nats  # between the levels, which surprises
+    assert session.predict("x2").mean().shape == (1,)
+
+
+@pytest.mark.parametrize("config", ["two_stream", "interleaved", "neighbours", "shallow_content"])
+@pytest.mark.parametrize("memory", [0, 2**13, 2**28])
+def test_a_pool_equals_its_sessions(config: str, memory: int) -> None:
+    model = small_model("placed", config)
+    pool, alone = SessionPool(model, memory=memory), {n: Session(model) for n in range(7)}
+    draws = torch.Generator().manual_seed(3)
+    waiting = {n: arrivals(model, n) for n in alone}
+    for n in alone:
+        pool.open(n)
+    while any(waiting.values()):
+        n_new = int(torch.randint(1, 6, (), generator=draws))
+        batch = []
+        for n in torch.randperm(7, generator=draws)[:n_new].tolist():
+            batch += [(n, *pair) for pair in waiting[n][:2]]
+            waiting[n] = waiting[n][2:]
+        answers = pool.observe(batch)
+        for (n, name, value), answer in zip(batch, answers, strict=True):
+            expected = alone[n].observe(name, value)
+            for f in ("nats", "running_nats", "excess_nats", "tail"):
+                assert abs(getattr(answer, f) - getattr(expected, f)) < 1e-11, f
+            assert (answer.n_observed, answer.name) == (expected.n_observed, name)
+        assert pool.n_cached <= pool.capacity
+        asked = [(n, "b") for n in alone]
+        for predicted, (n, name) in zip(pool.predict(asked), asked, strict=True):
+            own = alone[n].predict(name).probabilities()
+            torch.testing.assert_close(torch.from_numpy(predicted.probabilities()), torch.from_numpy(own))
+
+
+def test_a_pool_refuses_what_a_session_refuses() -> None:
+    pool = SessionPool(small_model("mixed"))
+    name = pool.open()
+    assert pool.open() != name
+    pool.observe([(name, "x0", 1)])
+    before = pool.reading(name)
+    for bad, message in [
+        ([(name, "x2", 1), (name, "x0", 0)], "observed already"),
+        ([(name, "x2", 1), (name, "x2", 1)], "arrives twice"),
+        ([(name, "x2", 1), ("other", "x2", 1)], "no session 'other'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pool.observe(bad)
+    assert pool.reading(name) == before
+    copy = pool.open("copy", snapshot={"features": [0], "codes": [1.0], "running_nats": 0.5, "expected_nats": 0.4})
+    assert pool.reading(copy).running_nats == 0.5
+    pool.close(name)
+    assert name not in pool
+    assert len(pool) == 2
+    with pytest.raises(InputError, match="already"):
+        pool.open("copy")
+    assert pool.observe([]) == []
+
+
+def test_alarms_keep_their_rate_at_every_length() -> None:
+    model = small_model("mixed", "two_stream", torch.float32)
+    rows = random_rows(model.schema, 2000).float()
+    alarms = calibrate(model, rows[:1000], 0.05, generator=generator(0))
+    assert len(alarms.thresholds) == 5
+    fresh = excess_of_prefixes(model, rows[1000:], 2, generator(1))
+    above = (fresh > torch.tensor(alarms.thresholds)).double().mean(0)
+    assert ((above > 0.02) & (above < 0.09)).all()
+    session = Session(model, alarms=Alarms((-100.0, 100.0), 0.05))
+    told = arrivals(model, 0)
+    assert [session.observe(*pair).alarm for pair in told[:3]] == [True, False, False]
+    with pytest.raises(InputError, match="rate"):
+        calibrate(model, rows, 1.5, generator=generator(0))
+
+
+def test_prefixes_skip_what_is_missing() -> None:
+    model = small_model("mixed", "two_stream", torch.float32)
+    rows = random_rows(model.schema, 10).float()
+    rows[:, 1] = math.nan
+    excess = excess_of_prefixes(model, rows, 1, generator(0))
+    assert excess[:, :4].isfinite().all() and excess[:, 4].isnan().all()  # noqa: PT018
+    assert len(calibrate(model, rows, 0.1, generator=generator(0)).thresholds) == 4
+    assert isinstance(model.schema.features[1].domain, Continuous)
