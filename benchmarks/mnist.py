@@ -41,10 +41,10 @@ from deformer.train.checkpoint import read_tensors, write_tensors
 from deformer.train.fit import newest
 from deformer.train.process import keep_memory
 
-SHIPPED_NETWORK: dict[str, Any] = {}
+SHIPPED_NETWORK: dict[str, Any] = {"qk_norm": True}
 SHIPPED_TRAINING: dict[str, Any] = {
-    **{"minutes": 180.0, "constant": 0.6, "averaging": 0.999},
-    "curriculum": ((0.1, 0.125), (0.2, 0.25), (0.35, 0.5), (1.0, 1.0)),
+    **{"minutes": 180.0, "constant": 0.7, "averaging": 0.999, "weight_decay": 0.05, "subsets": "informative"},
+    "curriculum": ((0.06, 0.1), (0.15, 0.2), (0.4, 0.45), (0.92, 0.65), (1.0, 1.0)),
     **{"validation_rows": 300, "validation_orders": 2},
 }
 WEIGHTS = Path(__file__).parents[1] / "src" / "deformer" / "weights"
