@@ -20,7 +20,10 @@ _HOMES = {
     "deformer.tasks.density": ("NLL", "log_prob", "log_prob_terms", "nll"),
     "deformer.tasks.sampling": ("sample",),
     "deformer.tasks.imputation": ("impute",),
+    "deformer.tasks.pool": ("SessionPool",),
+    "deformer.tasks.streaming": ("Alarms", "Session", "Surprise", "calibrate"),
     "deformer.train.fit": ("fit",),
+    "deformer.api.online": ("DEformerStream",),
     "deformer.api.pretrained": ("pretrained",),
     "deformer.api.estimators": ("DEformerDensity", "DEformerDetector", "DEformerImputer", "DEformerPyOD"),
     "deformer.train.checkpoint": ("load", "save"),
@@ -30,6 +33,7 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
     from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+    from deformer.api.online import DEformerStream
     from deformer.api.pretrained import pretrained
     from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
     from deformer.data.schema import (
@@ -51,7 +55,9 @@ if TYPE_CHECKING:
     from deformer.nn.model import DEformer, State, new_model
     from deformer.tasks.density import NLL, log_prob, log_prob_terms, nll
     from deformer.tasks.imputation import impute
+    from deformer.tasks.pool import SessionPool
     from deformer.tasks.sampling import sample
+    from deformer.tasks.streaming import Alarms, Session, Surprise, calibrate
     from deformer.train.checkpoint import load, save
     from deformer.train.fit import fit
 

@@ -316,6 +316,28 @@ def conditional(
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)] = 8000,
+    snapshots: Annotated[Path | None, typer.Option(help="Folder where snapshots of sessions outlive it.")] = None,
+    ordinary: Annotated[Path | None, typer.Option(help="Table of ordinary rows, to calibrate alarms on.")] = None,
+    alarm_rate: Annotated[float, typer.Option(help="Share of ordinary rows that raise an alarm.")] = 0.01,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let anybody ask, without DEFORMER_TOKEN.")] = False,
+    device: On = Device.auto,
+    config: Config = None,
+) -> None:
+    """Answer over HTTP, with a page to play with; clients send the token that DEFORMER_TOKEN holds."""
+    try:
+        from deformer.api.service import run
+    except ImportError as error:
+        raise InputError(f"The service needs more packages: pip install 'deformer[serve]' ({error.name}).") from error
+
+    token = run.choose_token(host, no_auth)
+    run.serve(run.open_engine(model, device.value, ordinary, alarm_rate), host, port, token, snapshots)
+
+
+@app.command()
 def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Device.cpu) -> None:
     """Describe a model: its features, its network and the notes it came with."""
     from dataclasses import asdict

@@ -14,10 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
-from deformer.data.columns import Column, Labels
+from deformer.data.columns import Column, has_order
 from deformer.data.frames import is_frame
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
+from deformer.tasks.streaming import Alarms, Session
 
 Floats = npt.NDArray[np.float64]
 Names = Sequence[str]
@@ -167,6 +168,16 @@ class DEformerDensity(_TableEstimator):
         X = self._checked(X)
         return explain(self.table_, X, n_orders)
 
+    def session(self, alarms: Alarms | None = None) -> Session:
+        """Begin a row whose values arrive one by one, in any order."""
+        check_is_fitted(self)
+        return Session(self.table_.model, self.table_.codec.columns, alarms=alarms)
+
+    def alarms(self, X: Any, rate: float = 0.01) -> Alarms:
+        """Calibrate alarms of sessions on ordinary rows that fit did not see, for a rate of false alarms."""
+        X = self._checked(X)
+        return tables.alarms(self.table_, X, rate)
+
     def save(self, path: str | Path) -> None:
         """Write the fitted model to one file, without code."""
         check_is_fitted(self)
@@ -250,7 +261,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         """Give the standard deviation of what is missing, NaN where nothing is; numbers only."""
         X = self._checked(X)
         codec = self.table_.codec
-        numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if not isinstance(c, Labels)]
+        numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if has_order(c)]
         spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
         return pd.DataFrame(spreads, dtype=np.float64).set_axis(codec.frame_of(X).index)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.columns import Column, Labels, Levels
+from deformer.data.columns import Column, has_order, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
@@ -21,8 +21,9 @@ from deformer.errors import CheckpointError, InputError
 from deformer.nn.model import DEformer, State, new_model
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.imputation import impute
-from deformer.tasks.predictive import Predictive
+from deformer.tasks.predictive import Predictive, ask_together
 from deformer.tasks.sampling import observe_known, sample
+from deformer.tasks.streaming import Alarms, calibrate
 from deformer.train.checkpoint import describe, load, read_header, write_tensors
 from deformer.train.fit import fit
 from deformer.train.history import History
@@ -42,6 +43,11 @@ class TableModel:
     codec: Codec
     model: DEformer
     seed: int = 0
+
+    @classmethod
+    def of(cls, model: DEformer, seed: int = 0) -> "TableModel":
+        """Take a model for one of tables whose columns hold its own values."""
+        return cls(Codec.of_schema(model.schema), model, seed)
 
 
 def table_network(n_rows: int, n_features: int) -> ModelConfig:
@@ -198,16 +204,16 @@ def complete_expected(table: TableModel, values: Any, strategy: str) -> pd.DataF
 def expectations(table: TableModel, strategy: str = "mean") -> dict[str, Callable[[Predictive], Answer]]:
     """Say what is expected of each column: its likeliest value ("mode"), or its mean where it holds numbers."""
     named = zip(table.codec.names, table.codec.columns, strict=True)
-    likeliest = {name: strategy == "mode" or isinstance(column, Labels) for name, column in named}
+    likeliest = {name: strategy == "mode" or not has_order(column) for name, column in named}
     return {name: Predictive.mode if mode else Predictive.mean for name, mode in likeliest.items()}
 
 
 def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
     """Describe p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
     column = table.codec.columns[table.model.schema.index([target])[0]]
-    if isinstance(column, Labels | Levels):
-        names = list(column.levels) if isinstance(column, Levels) else [*column.labels, "(other)"]
-        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), columns=names)
+    names = values_of(column)
+    if names is not None:
+        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), columns=list(names))
     q = np.asarray(quantiles, dtype=np.float64)
     if not ((q > 0) & (q < 1)).all():
         raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
@@ -244,6 +250,24 @@ def expect(
                 predictive = _predictive(table, state.select(missing.to(table.model.device)), at)
                 answers[name][b.start + missing.numpy()] = questions[name](predictive)
     return answers
+
+
+def alarms(table: TableModel, ordinary: Any, rate: float, n_orders: int = 4) -> Alarms:
+    """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
+    rows, log_base = table.codec.encode(ordinary)
+    discrete = torch.tensor([values_of(column) is not None for column in table.codec.columns])
+    draws = generator(table.seed, "alarms")
+    return calibrate(table.model, rows, rate, n_orders=n_orders, generator=draws, log_base=log_base * discrete)
+
+
+def ask_row(
+    table: TableModel, values: Any, names: Names, question: Callable[[Predictive], Sequence[Any]]
+) -> dict[str, Any]:
+    """Ask about several columns of one row, given what it has."""
+    rows, _ = table.codec.encode(values)
+    [(_, state)] = _states(table, rows)
+    answers = ask_together(state, table.codec.columns, rows.schema.index(names), question)
+    return dict(zip(names, answers, strict=True))
 
 
 def _states(table: TableModel, rows: Rows) -> Iterator[tuple[slice, State]]:

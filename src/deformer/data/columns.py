@@ -162,8 +162,20 @@ class Plain:
         return codes
 
 
-Column = Levels | Labels | Numbers
-KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Levels, Labels, Numbers)}
+Column = Levels | Labels | Numbers | Plain
+KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Levels, Labels, Numbers)}  # of tables
+
+
+def values_of(column: Column) -> tuple[Hashable, ...] | None:
+    """Name the values that a column's codes stand for; None where codes are real numbers."""
+    if isinstance(column, Labels):
+        return (*column.labels, "(other)")
+    return getattr(column, "levels", None)
+
+
+def has_order(column: Column) -> bool:
+    """Say whether a column's values are numbers, which have means and quantiles."""
+    return not isinstance(column.domain, Categorical)
 
 
 def _missing(value: Any) -> bool:

@@ -17,6 +17,7 @@ from deformer.data.columns import (
     Draw,
     Labels,
     Levels,
+    Plain,
     Values,
     from_dict,
     label_column,
@@ -60,14 +61,22 @@ def is_frame(table: Any) -> bool:
 
 @dataclass(frozen=True)
 class Codec:
-    """How the columns of a frame become features, and back with the types they had."""
+    """How the columns of a frame become features, and back with the types they had.
+
+    Args:
+        names, columns, dtypes: Of the frame, in the sequence of the features.
+        own_schema: Of a model whose features are more than columns, such as pixels with places. None: plain features.
+    """
 
     names: tuple[str, ...]
     columns: tuple[Column, ...]
     dtypes: tuple[Any, ...]
+    own_schema: Schema | None = None
 
     @property
     def schema(self) -> Schema:
+        if self.own_schema is not None:
+            return self.own_schema
         features = (Feature(name, column.domain) for name, column in zip(self.names, self.columns, strict=True))
         return Schema(tuple(features))
 
@@ -140,6 +149,12 @@ class Codec:
         """Write the codec as JSON can hold it."""
         columns = [to_dict(column) for column in self.columns]
         return {"names": list(self.names), "columns": columns, "dtypes": [_dtype_to_json(d) for d in self.dtypes]}
+
+    @classmethod
+    def of_schema(cls, schema: Schema) -> "Codec":
+        """Take columns for what a schema says they are, labels by their numbers."""
+        columns = tuple(Plain(f.domain) for f in schema.features)
+        return cls(tuple(schema.names), columns, (np.dtype(np.float64),) * len(schema), schema)
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Codec":
@@ -221,6 +236,22 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
     return values
 
 
+def as_plain_value(value: Any, dtype: Any) -> Any:
+    """Give one value as its column codes it: a moment as days, anything else as it is.
+
+    Raises:
+        InputError: It should be a moment and is none.
+    """
+    if not pd.api.types.is_datetime64_any_dtype(dtype):
+        return value
+    try:
+        moment = pd.Timestamp(value)
+        moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
+        return float((moment - EPOCH) / DAY)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{value!r} is no moment; write it as ISO 8601.") from error
+
+
 def _text_of(series: "pd.Series[Any]") -> Any:
     return next((v for v in series if isinstance(v, str)), series.iloc[0])
 
@@ -257,6 +288,8 @@ def _spell(column: Column) -> str:
         return _some(column.labels) + rest
     if isinstance(column, Levels):
         return _some([f"{v:g}" for v in column.levels])
+    if isinstance(column, Plain):
+        return str(column.domain)
     return f"around {column.loc:.4g}, spread {column.scale:.4g}" + ", heavy tails" * column.bend
 
 

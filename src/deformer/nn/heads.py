@@ -41,6 +41,15 @@ class Packed:
     def restore(self, x: Values) -> Values:
         return x if self.loc is None or self.scale is None else (x * self.scale + self.loc).to(x.dtype)
 
+    def repeat(self, n: int) -> "Packed":
+        """Ask every query n times in a row."""
+
+        def each(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.repeat_interleave(n, 0)
+
+        at = None if self.at is None else (n * self.at[:, None] + torch.arange(n, device=self.at.device)).flatten()
+        return Packed(self.family, self.params.repeat_interleave(n, 0), at, each(self.loc), each(self.scale))
+
     def log_scale(self) -> Values | float:
         return 0.0 if self.scale is None else self.scale.log().to(self.params.dtype)
 
@@ -63,6 +72,10 @@ class Conditionals:
         for p in self.packed:
             out = out.index_put((p.at,), one(p, None if flat is None else flat[p.at]).to(out.dtype))
         return out.view(self.shape)
+
+    def repeat(self, n: int) -> "Conditionals":
+        """Ask every query n times in a row: (batch, n * queries)."""
+        return Conditionals(tuple(p.repeat(n) for p in self.packed), (self.shape[0], n * self.shape[1]))
 
     def log_prob(self, values: Given) -> Queries:
         """Give ln p(values | evidence) in nats; for continuous features a log-density per unit of the value."""

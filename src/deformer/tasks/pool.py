@@ -1,7 +1,7 @@
 """A pool of sessions: what arrives for thousands of rows is taken in together, in bounded memory."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from deformer.data.columns import Column
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.nn.slots import Slots
-from deformer.tasks.predictive import Predictive
+from deformer.tasks.predictive import Predictive, ask_together
 from deformer.tasks.streaming import (
     Alarms,
     Arrival,
@@ -174,6 +174,15 @@ class SessionPool:
                     at = torch.tensor([[features[i]]], device=slots.device)
                     answers[i] = Predictive(self.words.columns[features[i]], one.predict(at))
         return [answers[i] for i in range(len(asked))]
+
+    def ask(
+        self, name: Hashable, features: Sequence[str], question: Callable[[Predictive], Sequence[Any]]
+    ) -> list[Any]:
+        """Ask about several features of one session, given what has arrived."""
+        self.reading(name)
+        store, slots = self._cached([name])
+        asked = [self.words.feature(feature) for feature in features]
+        return ask_together(store.take(slots, 0), self.words.columns, asked, question)
 
     def _cached(self, names: Sequence[Hashable]) -> tuple[Slots, Tensor]:
         """Give the slots of some different sessions, rebuilding those that have none."""

@@ -1,6 +1,8 @@
 """Predictive distributions of one column given what each row has observed, in the units of the data."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Labels, Plain, Values
-from deformer.data.schema import Categorical
+from deformer.data.columns import Codes, Column, Values, has_order, values_of
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
+from deformer.nn.model import State
 
 # Equally likely slices of a continuous distribution over which expectations are taken.
 N_SLICES = 64
@@ -26,7 +28,7 @@ class Predictive:
         conditionals: Of its codes, (batch, 1).
     """
 
-    column: Column | Plain
+    column: Column
     conditionals: Conditionals
 
     def log_prob(self, values: Values) -> npt.NDArray[np.float64]:
@@ -78,11 +80,11 @@ class Predictive:
 
     @property
     def _levels(self) -> Codes | None:
-        levels = getattr(self.column, "levels", None)
+        levels = values_of(self.column)
         return None if levels is None else np.asarray(levels, dtype=np.float64)
 
     def _require_numbers(self) -> None:
-        if isinstance(self.column, Labels) or isinstance(self.column.domain, Categorical):
+        if not has_order(self.column):
             raise InputError("Labels have no order: ask for their probabilities or the mode.")
 
     def _moment(self, power: int) -> Codes:
@@ -103,9 +105,10 @@ class Predictive:
         """Invert the distribution function by bisection, all rows and probabilities at once."""
         wanted = torch.from_numpy(q)
         low, high = self._bracket(wanted)
+        each = self.conditionals.repeat(len(q))
         for _ in range(40):
             middle = (low + high) / 2
-            above = torch.stack([self.conditionals.cdf(m[:, None])[:, 0].double() for m in middle.T], 1) >= wanted
+            above = each.cdf(middle) >= wanted
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         quantiles: npt.NDArray[np.float64] = ((low + high) / 2).cpu().numpy()
         return quantiles
@@ -125,6 +128,27 @@ class Predictive:
     def _per_row(self, answers: Tensor) -> npt.NDArray[np.float64]:
         numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
         return numbers
+
+
+def ask_together(
+    state: State, columns: Sequence[Column], features: Sequence[int], question: Callable[[Predictive], Sequence[Any]]
+) -> list[Any]:
+    """Ask about several features of one row; those whose columns are coded alike are asked together.
+
+    Args:
+        state: Of one row.
+        columns: Of all features.
+        question: Gives one answer per row of a batch, and here one per feature.
+    """
+    alike: dict[Column, list[int]] = {}
+    for feature in features:
+        alike.setdefault(columns[feature], []).append(feature)
+    answers: dict[int, Any] = {}
+    for column, members in alike.items():
+        conditionals = state.predict(torch.tensor([members], device=state.model.device))
+        each = Conditionals(conditionals.packed, (len(members), 1))  # every question becomes a row of its own
+        answers.update(zip(members, question(Predictive(column, each)), strict=True))
+    return [answers[feature] for feature in features]
 
 
 def _column(codes: Codes) -> Tensor:

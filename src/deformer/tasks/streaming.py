@@ -20,8 +20,6 @@ from deformer.nn.model import DEformer, State
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.predictive import Predictive
 
-AnyColumn = Column | Plain
-
 
 @dataclass(frozen=True)
 class Surprise:
@@ -113,7 +111,7 @@ class Vocabulary:
     """
 
     model: DEformer
-    columns: tuple[AnyColumn, ...]
+    columns: tuple[Column, ...]
 
     @classmethod
     def of(cls, model: DEformer, columns: Sequence[Column] | None = None) -> "Vocabulary":

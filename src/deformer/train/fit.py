@@ -67,6 +67,7 @@ def fit(
     resume: bool = False,
     device: str = "auto",
     progress: bool = False,
+    fresh: bool = True,
 ) -> History:
     """Train a model in place and leave it with its best weights, or its last ones without validation rows.
 
@@ -77,6 +78,7 @@ def fit(
         resume: Go on from the newest checkpoint in `directory`, if there is one.
         device: "auto", "cpu", "cuda" or "mps".
         progress: Show a bar on standard error.
+        fresh: Whether the model starts at the rows' marginals; not so where it has learned something already.
 
     Raises:
         InputError: Rows of another schema, or resuming without a directory.
@@ -91,7 +93,7 @@ def fit(
     if config.threads:
         torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator=device, devices=1, precision=_precision(config, device))
-    return _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress)
+    return _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
 
 
 def _precision(config: TrainConfig, device: str) -> Any:
@@ -153,9 +155,9 @@ class _Fitting:
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
         self.state = Run()
 
-    def run(self, resume: bool, progress: bool) -> History:
+    def run(self, resume: bool, progress: bool, fresh: bool) -> History:
         checkpoint = newest(self.directory) if resume else None
-        if checkpoint is None:
+        if checkpoint is None and fresh:
             self.model.fit_marginals(self.rows.values, self.rows.observed)
         loss, *optimisers = self.fabric.setup(Loss(self.model), *make_optimisers(self.model, self.config))
         self.optimisers: list[Optimizer] = optimisers

@@ -1,0 +1,103 @@
+"""How soon a row is known to be anomalous: `python -m benchmarks.early_alarm --data FOLDER [--quick]`.
+
+Values arrive in random orders. Thresholds are calibrated on held-out ordinary rows for every number of values, at 1 %
+and 5 % false alarms; then the share of anomalous rows above them is counted at tenths of the features. Tables of
+anomalies, and handwritten digits (the model that ships) against printed letters.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.machine import RESULTS, circumstances
+from benchmarks.tables.anomaly import SETS
+from deformer import DEformer, Rows, generator, load_source, pretrained
+from deformer.api import tables
+from deformer.data.table import subset
+from deformer.tasks.streaming import excess_of_prefixes
+from deformer.train.process import keep_memory
+
+RATES = (0.01, 0.05)
+TENTHS = tuple(range(1, 11))
+
+
+def detection(
+    model: DEformer, calibration: Rows, ordinary: Rows, anomalous: Rows, n_orders: int = 4
+) -> dict[str, list[float]]:
+    """Give shares of alarms among ordinary and anomalous rows after each tenth of the features, by rate."""
+    prefixes = [
+        excess_of_prefixes(model, rows, n_orders, generator(0, name))
+        for name, rows in (("calibration", calibration), ("ordinary", ordinary), ("anomalous", anomalous))
+    ]
+    n = prefixes[0].shape[1]
+    at = [max(1, round(n * tenth / 10)) - 1 for tenth in TENTHS]
+    results = {}
+    for rate in RATES:
+        limits = torch.nanquantile(prefixes[0], 1 - rate, dim=0)
+        for name, excess in (("false", prefixes[1]), ("detected", prefixes[2])):
+            results[f"{name}_at_{rate}"] = [float((excess[:, i] > limits[i]).double().mean()) for i in at]
+    return results
+
+
+def of_table(data: Path, name: str, minutes: float, seed: int = 0) -> dict[str, Any]:
+    """Learn from half of a table's ordinary rows, calibrate on a quarter, and test on the others."""
+    with np.load(data / "anomaly" / f"{name}.npz") as file:
+        X, y = file["X"].astype(np.float64), file["y"]
+    ordinary = np.random.default_rng(seed).permutation(X[y == 0])
+    cuts = np.split(ordinary, [len(ordinary) // 2, 3 * len(ordinary) // 4])
+    table, _ = tables.learn(cuts[0], minutes=minutes, seed=seed, device="cpu")
+    calibration, rest, anomalous = (table.codec.encode(part)[0] for part in (cuts[1], cuts[2], X[y == 1]))
+    return {"features": X.shape[1], **detection(table.model, calibration, rest, anomalous, 16)}
+
+
+def of_digits(data: Path, n_rows: int) -> dict[str, Any]:
+    """Take the model that ships, calibrate on validation images, and test digits against letters."""
+    digits, letters = load_source("mnist-binarized", data), load_source("notmnist", data)
+    assert digits.validation is not None
+    assert digits.test is not None
+    parts = [
+        subset(rows, n_rows, generator(0, name))
+        for name, rows in (("valid", digits.validation), ("test", digits.test), ("letters", letters.train))
+    ]
+    return {"features": 784, **detection(pretrained("mnist-binarized"), parts[0], parts[1], parts[2], 1)}
+
+
+def picture(results: dict[str, Any], rate: float) -> Figure:
+    """Draw the share detected against the fraction of values that have arrived."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, r in results.items():
+        axes.plot([t / 10 for t in TENTHS], r[f"detected_at_{rate}"], marker=".", label=name)
+    axes.set(
+        xlabel="fraction of values that have arrived", ylabel=f"detected at {rate:.0%} false alarms", ylim=(0, 1.02)
+    )
+    axes.legend(fontsize="small")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds anomaly/, mnist/ and ood/")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of training, per table")
+    parser.add_argument("--images", type=int, default=1000)
+    chosen = parser.parse_args()
+    keep_memory()
+    results: dict[str, Any] = {}
+    for name in SETS:
+        results[name] = of_table(chosen.data, name, chosen.minutes)
+        print(name, json.dumps(results[name]), flush=True)
+    results["digits and letters"] = of_digits(chosen.data, chosen.images)
+    print("digits and letters", json.dumps(results["digits and letters"]))
+    written = {"sets": results, "minutes": chosen.minutes, "images": chosen.images, "machine": circumstances()}
+    (RESULTS / "early_alarm.json").write_text(json.dumps(written, indent=2) + "\n")
+    for rate in RATES:
+        picture(results, rate).savefig(RESULTS / f"early_alarm_{rate:.0%}.png".replace("%", "percent"), dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Online learning in the manner of River: rows as dictionaries, learned and scored one by one."""
+
+import copy
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from deformer.api import tables
+from deformer.api.tables import TableModel
+from deformer.config import TrainConfig
+from deformer.errors import InputError
+from deformer.tasks.streaming import Session
+from deformer.train.fit import fit
+
+Row = Mapping[str, Any]
+
+
+class DEformerStream:
+    """An anomaly detector for a stream of rows, in which keys may lack, come late, or stand in any sequence.
+
+    The first `warm_up` rows decide how columns are coded and what the model is; from then on it is trained for
+    `steps_per_update` steps on the last `buffer` rows, each time that `update_every` more have come.
+
+    Args:
+        warm_up: Rows before the first training; until then every score is 0.
+        buffer: Rows that are kept to learn from, the latest ones.
+        update_every: Rows between updates. None: the model stays what the warm-up made it.
+        steps_per_update: Steps of an update, so that its time is bounded.
+        minutes: Of the first training at most.
+        n_orders: Orders under which a row is scored.
+        seed: Of all that is drawn.
+        network, training: Changes to what the table's size would choose.
+
+    Example:
+        >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 20})
+        >>> for i in range(60):
+        ...     _ = stream.learn_one({"a": i % 2, "b": i % 2})
+        >>> stream.score_one({"b": 1, "a": 1}) < stream.score_one({"a": 0, "b": 1})
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        warm_up: int = 500,
+        buffer: int = 5_000,
+        update_every: int | None = 500,
+        steps_per_update: int = 50,
+        minutes: float = 1.0,
+        n_orders: int = 4,
+        seed: int = 0,
+        network: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not 2 <= warm_up <= buffer:
+            raise InputError(f"warm_up must lie between 2 and buffer = {buffer}, not {warm_up}.")
+        self.warm_up, self.update_every, self.steps_per_update = warm_up, update_every, steps_per_update
+        self.minutes, self.n_orders, self.seed = minutes, n_orders, seed
+        self.network, self.training = network, training
+        self.table: TableModel | None = None
+        self.n_seen = 0
+        self._rows: deque[Row] = deque(maxlen=buffer)
+
+    def learn_one(self, row: Row) -> "DEformerStream":
+        """Take in a row. Keys that the warm-up did not know are ignored; None and NaN count as absent."""
+        self._rows.append(dict(row))
+        self.n_seen += 1
+        if self.table is None:
+            if self.n_seen >= self.warm_up:
+                self._begin()
+        elif self.update_every and (self.n_seen - self.warm_up) % self.update_every == 0:
+            self._update(self.table)
+        return self
+
+    def score_one(self, row: Row) -> float:
+        """Give -ln p of what the row holds, in nats: higher = more anomalous. Nothing is learned from it."""
+        if self.table is None:
+            return 0.0
+        frame = self._frame([row], self.table)
+        if frame.isna().all(axis=None):
+            return 0.0
+        return -float(tables.log_prob(self.table, frame, self.n_orders)[0])
+
+    def session(self) -> Session:
+        """Begin a row whose values arrive one by one.
+
+        Raises:
+            InputError: The warm-up is not over.
+        """
+        if self.table is None:
+            raise InputError(f"There is no model yet; {self.n_seen} of {self.warm_up} rows of the warm-up have come.")
+        return Session(self.table.model, self.table.codec.columns)
+
+    def _frame(self, rows: list[Row], table: TableModel) -> pd.DataFrame:
+        return pd.DataFrame([{name: row.get(name) for name in table.codec.names} for row in rows])
+
+    def _begin(self) -> None:
+        frame = pd.DataFrame(list(self._rows))
+        self.table, _ = tables.learn(
+            frame, minutes=self.minutes, network=self.network, training=self.training, seed=self.seed
+        )
+
+    def _update(self, table: TableModel) -> None:
+        """Train a copy, so that sessions that are open keep the model they began with."""
+        model = copy.deepcopy(table.model)
+        rows, _ = table.codec.encode(self._frame(list(self._rows), table))
+        config = tables.table_training(
+            len(rows), len(table.codec.names), None, None, self.steps_per_update, self.n_seen
+        )
+        rates: dict[str, Any] = {"lr": config.lr / 4, "muon_lr": config.muon_lr / 4, "warmup_steps": 0}
+        fit(
+            model,
+            rows,
+            TrainConfig(**{**vars(config), **rates, **(self.training or {}), **self._limits()}),
+            fresh=False,
+        )
+        self.table = TableModel(table.codec, model.eval(), table.seed)
+
+    def _limits(self) -> dict[str, Any]:
+        return {"steps": self.steps_per_update, "epochs": None, "minutes": None}

@@ -1,0 +1,98 @@
+"""Dynamic batching: requests that wait at the same time are computed together, on one thread."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Work = Callable[[Sequence[Item]], Sequence[Any]]
+
+
+class Busy(Exception):
+    """More requests wait than the service takes on."""
+
+
+class Batcher(Generic[Item]):
+    """Collects what arrives while a computation runs, and computes it together next.
+
+    Args:
+        work: Gives the answer, or the exception, of each of several items; called on the executor's thread.
+        size: Gives how much an item weighs.
+        most: Most weight that is computed together; one heavier item is computed alone.
+        waiting: Most items that wait.
+        executor: One thread that all batchers share, so that computations do not compete.
+        seen: Told the number of items of every computation.
+    """
+
+    def __init__(
+        self,
+        work: Work[Item],
+        *,
+        executor: Executor,
+        most: int,
+        waiting: int,
+        size: Callable[[Item], int] = lambda _: 1,
+        seen: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self.work, self.size, self.most, self.executor, self.seen = work, size, most, executor, seen
+        self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue(waiting)
+        self._held: tuple[Item, asyncio.Future[Any]] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to answer; needs a running event loop."""
+        self._task = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Stop answering; what still waits is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while not self._queue.empty():
+            self._queue.get_nowait()[1].cancel()
+
+    async def ask(self, item: Item) -> Any:
+        """Wait for an item's answer.
+
+        Raises:
+            Busy: Too many wait already.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((item, future))
+        except asyncio.QueueFull:
+            raise Busy from None
+        return await future
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [pair for pair in await self._collect() if not pair[1].done()]  # the others were given up
+            if not batch:
+                continue
+            self.seen(len(batch))
+            try:
+                answers = await loop.run_in_executor(self.executor, self.work, [item for item, _ in batch])
+            except Exception as error:
+                answers = [error] * len(batch)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    async def _collect(self) -> list[tuple[Item, asyncio.Future[Any]]]:
+        """Take all that waits, up to the largest weight."""
+        first = self._held or await self._queue.get()
+        batch, weight, self._held = [first], self.size(first[0]), None
+        while not self._queue.empty():
+            following = self._queue.get_nowait()
+            weight += self.size(following[0])
+            if weight > self.most:
+                self._held = following
+                break
+            batch.append(following)
+        return batch

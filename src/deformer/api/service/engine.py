@@ -1,0 +1,235 @@
+"""What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
+
+import io
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deformer.api import tables
+from deformer.api.explanations import explain
+from deformer.api.files import image_shape
+from deformer.api.tables import TableModel
+from deformer.data.columns import has_order, values_of
+from deformer.data.frames import DAY, EPOCH, as_plain_value
+from deformer.errors import InputError
+from deformer.tasks.predictive import Predictive
+from deformer.tasks.streaming import Alarms, Vocabulary
+
+Row = Mapping[str, Any]
+QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
+
+
+class FieldError(InputError):
+    """A value that cannot be taken, and where it stands in the request."""
+
+    def __init__(self, message: str, field: Sequence[str | int]) -> None:
+        super().__init__(message)
+        self.field = tuple(field)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What is predicted of one feature: probabilities of its values, or mean, deviation and quantiles."""
+
+    probabilities: Mapping[Hashable, float] | None = None
+    mean: float = 0.0
+    std: float = 0.0
+    quantiles: Sequence[float] = ()
+
+    def spell(self, dtype: Any) -> dict[str, Any]:
+        """Write it as JSON can hold it, in the units of a column of this type."""
+        if self.probabilities is not None:
+            return {
+                "kind": "discrete",
+                "probabilities": {str(spell(v, dtype)): p for v, p in self.probabilities.items()},
+            }
+        quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
+        kind = "moment" if pd.api.types.is_datetime64_any_dtype(dtype) else "number"
+        return {"kind": kind, "mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
+
+
+def distributions(predictive: Predictive) -> list[Distribution]:
+    """Describe what is predicted, for each row."""
+    values = values_of(predictive.column)
+    if values is not None:
+        return [Distribution(dict(zip(values, p.tolist(), strict=True))) for p in predictive.probabilities()]
+    numbers = zip(predictive.mean(), predictive.std(), predictive.quantile(np.array(QUANTILES)), strict=True)
+    return [Distribution(None, float(m), float(s), q.tolist()) for m, s, q in numbers]
+
+
+def spell(value: Any, dtype: Any) -> Any:
+    """Write a value of a column: days as a moment, whole levels without a point."""
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return (EPOCH + float(value) * DAY).round("s").isoformat()
+    value = plain(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Engine:
+    """A model that answers in plain values.
+
+    Args:
+        table: The model and the codes of its columns.
+        name: What it is called.
+        alarms: Thresholds for sessions.
+    """
+
+    def __init__(self, table: TableModel, name: str, alarms: Alarms | None = None) -> None:
+        self.table, self.name, self.alarms = table, name, alarms
+        self.words = Vocabulary.of(table.model, table.codec.columns)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the model is about: its features, their kinds and values, and an image's shape."""
+        features = []
+        codec = self.table.codec
+        for name, column, dtype in zip(codec.names, codec.columns, codec.dtypes, strict=True):
+            values = values_of(column)
+            kind = "label" if not has_order(column) else "number" if values is None else "level"
+            kind = "moment" if pd.api.types.is_datetime64_any_dtype(dtype) else kind
+            features.append(
+                {"name": name, "kind": kind, "values": None if values is None else [spell(v, dtype) for v in values]}
+            )
+        shape = image_shape(self.table.model.schema)
+        n_parameters = sum(p.numel() for p in self.table.model.parameters())
+        return {"name": self.name, "parameters": n_parameters, "features": features, "image_shape": shape}
+
+    def frame(self, rows: Sequence[Row], field: str = "rows") -> pd.DataFrame:
+        """Lay rows out as a frame of the model's columns.
+
+        Raises:
+            FieldError: The first value that does not fit.
+        """
+        codec = self.table.codec
+        known = set(codec.names)
+        for i, row in enumerate(rows):
+            for name in row.keys() - known:
+                self.check(name, None, (field, i, name))
+        try:
+            columns = {
+                name: _series([row.get(name) for row in rows], dtype)
+                for name, dtype in zip(codec.names, codec.dtypes, strict=True)
+            }
+            frame = pd.DataFrame(columns)
+            codec.encode(frame)
+        except (InputError, ValueError) as error:
+            for i, row in enumerate(rows):
+                for name, value in row.items():
+                    self.check(name, value, (field, i, name))
+            raise FieldError(str(error), (field,)) from error
+        return frame
+
+    def check(self, name: str, value: Any, field: Sequence[str | int]) -> None:
+        """Find out whether a feature can have a value; None is a missing one.
+
+        Raises:
+            FieldError: It cannot.
+        """
+        try:
+            at = self.words.feature(name)
+            if value is not None:
+                self.words.encode(name, as_plain_value(value, self.table.codec.dtypes[at]))
+        except InputError as error:
+            raise FieldError(str(error), field) from error
+
+    def value(self, name: str, value: Any) -> Any:
+        """Give a value as a session takes it.
+
+        Raises:
+            FieldError: An unknown name, or a value that does not fit.
+        """
+        if value is None:
+            raise FieldError("a missing value is not an observation; leave it out", ("value",))
+        self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
+        return as_plain_value(value, self.table.codec.dtypes[self.words.feature(name)])
+
+    def upload(self, body: bytes, kind: str) -> pd.DataFrame:
+        """Read an uploaded table.
+
+        Args:
+            kind: "csv" or "parquet".
+
+        Raises:
+            FieldError: The body cannot be read, or holds no rows.
+        """
+        try:
+            frame = pd.read_csv(io.BytesIO(body)) if kind == "csv" else pd.read_parquet(io.BytesIO(body))
+            return self.frame(frame.astype(object).where(frame.notna(), None).to_dict("records"), "body")
+        except FieldError:
+            raise
+        except Exception as error:  # whatever a reader of foreign bytes may raise
+            raise FieldError(f"the body is no readable {kind}: {error}", ("body",)) from error
+
+    def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+        """Give the log-likelihood of each row in nats, and the parts of it that each value has."""
+        per_order, rows = tables.terms(self.table, frame, n_orders)
+        sums = per_order.sum(-1)
+        ensemble = np.logaddexp.reduce(sums, 0) - np.log(n_orders)
+        scores = [
+            {"mean_over_orders": float(m), "ensemble_over_orders": float(e), "order_spread": float(s)}
+            for m, e, s in zip(sums.mean(0), ensemble, sums.std(0), strict=True)
+        ]
+        shares, names = -per_order.mean(0), self.table.codec.names
+        told = rows.observed.numpy()
+        parts = [{names[f]: float(shares[i, f]) for f in np.flatnonzero(told[i])} for i in range(len(told))]
+        return scores, parts
+
+    def impute(self, frame: pd.DataFrame, strategy: str, n_imputations: int, seed: int) -> list[list[dict[str, Any]]]:
+        """Fill in what is missing, as many times as asked."""
+        if strategy != "draw":
+            return [records(tables.complete_expected(self.table, frame, strategy))]
+        return [records(tables.complete(self.table, frame, seed + i)) for i in range(n_imputations)]
+
+    def sample(self, n: int, given: Row | None, seed: int) -> list[dict[str, Any]]:
+        """Draw rows, keeping what is given."""
+        evidence = self.frame([given], "given") if given else None
+        return records(tables.draw_rows(self.table, n, evidence, seed))
+
+    def conditional(self, row: Row, targets: Sequence[str] | None) -> dict[str, Any]:
+        """Describe p(feature | the row's other values) for each target, by default for whatever is missing."""
+        frame = self.frame([row], "row")
+        names = self.table.codec.names
+        asked = [n for n in names if row.get(n) is None] if targets is None else list(targets)
+        for i, name in enumerate(asked):
+            self.check(name, None, ("targets", i))
+        held = [name for name in asked if row.get(name) is not None]
+        free = [name for name in asked if name not in held]
+        answers = tables.ask_row(self.table, frame, free, distributions)
+        for name in held:  # a value must not tell about itself
+            answers |= tables.ask_row(self.table, frame.assign(**{name: None}), [name], distributions)
+        return self.in_units({name: answers[name] for name in asked})
+
+    def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:
+        """Write distributions of columns in the units of the table."""
+        dtypes = dict(zip(self.table.codec.names, self.table.codec.dtypes, strict=True))
+        return {name: distribution.spell(dtypes[name]) for name, distribution in answers.items()}
+
+    def explain(self, frame: pd.DataFrame, n_orders: int) -> list[list[dict[str, Any]]]:
+        """Say how much each value of each row surprises, the most surprising first."""
+        explanation = explain(self.table, frame, n_orders)
+        return [records(explanation.row(i).rename_axis("feature").reset_index()) for i in range(len(frame))]
+
+
+def _series(values: list[Any], dtype: Any) -> "pd.Series[Any]":
+    series = pd.Series(values, dtype=object)
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return pd.to_datetime(series, format="ISO8601").astype(dtype)
+    return series
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give a frame's rows as dictionaries of plain values."""
+    return [{str(k): plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def plain(value: Any) -> Any:
+    """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601 for moments."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) else str(getattr(value, "isoformat", lambda: value)())

@@ -1,0 +1,56 @@
+"""Start the service: find the model, decide who may ask, and listen."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+import uvicorn
+
+from deformer.api import tables
+from deformer.api.files import is_table, make_folder, open_model
+from deformer.api.service.app import Limits, make_app
+from deformer.api.service.engine import Engine
+from deformer.api.table_commands import open_table
+from deformer.api.tables import TableModel
+from deformer.data.chunks import read_all
+from deformer.errors import InputError
+
+
+def open_engine(model: str, device: str, ordinary: Path | None = None, rate: float = 0.01) -> Engine:
+    """Load a model of a table, or any other, and calibrate its alarms on ordinary rows if there are any."""
+    table = open_table(Path(model), device) if is_table(model) else TableModel.of(open_model(model, device))
+    alarms = None if ordinary is None else tables.alarms(table, read_all(ordinary), rate)
+    return Engine(table, Path(model).stem, alarms)
+
+
+def choose_token(host: str, no_auth: bool) -> str | None:
+    """Take the token from the environment variable DEFORMER_TOKEN.
+
+    Raises:
+        InputError: There is none, though others than this machine can ask.
+    """
+    token = os.environ.get("DEFORMER_TOKEN") or None
+    if no_auth:
+        return None
+    if token is None and not _is_loopback(host):
+        raise InputError(
+            f"Whoever reaches {host} could ask; set DEFORMER_TOKEN, listen on 127.0.0.1, or pass --no-auth."
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(
+    engine: Engine, host: str, port: int, token: str | None, snapshots: Path | None, limits: Limits | None = None
+) -> None:
+    """Listen until SIGINT or SIGTERM; what was begun is answered first."""
+    if snapshots is not None:
+        make_folder(snapshots)
+    app = make_app(engine, token=token, limits=limits, snapshots=snapshots)
+    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=10, ws_max_size=2**16)

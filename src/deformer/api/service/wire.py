@@ -1,0 +1,175 @@
+"""What goes over the wire: requests and answers of the service, with examples for its description."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Value = bool | int | float | str | None
+Row = dict[str, Value]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of all that is drawn.")]
+Orders = Annotated[int, Field(ge=1, le=256, description="Orders under which every row is scored.")]
+A_ROW: Row = {"a": 1, "b": None}
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Rows(Request):
+    """Rows by feature name; null, or an absent name, is a missing value."""
+
+    rows: Annotated[list[Row], Field(min_length=1, examples=[[A_ROW]])]
+
+
+class ScoreRequest(Rows):
+    n_orders: Orders = 4
+    terms: Annotated[bool, Field(description="Whether to give each value's part of the score.")] = False
+
+
+class Score(BaseModel):
+    """ln p(row) in nats: higher is more normal."""
+
+    mean_over_orders: float
+    ensemble_over_orders: float
+    order_spread: float
+    terms: Annotated[
+        dict[str, float] | None, Field(description="-ln p of each value, averaged over orders; they add up to -mean.")
+    ] = None
+
+
+class ScoreAnswer(BaseModel):
+    scores: list[Score]
+
+
+class ImputeRequest(Rows):
+    strategy: Annotated[
+        Literal["draw", "mean", "mode"], Field(description="draw: jointly; mean, mode: each on its own.")
+    ] = "draw"
+    n_imputations: Annotated[int, Field(ge=1, le=100)] = 1
+    seed: Seed = 0
+
+
+class ImputeAnswer(BaseModel):
+    imputations: list[list[Row]]
+
+
+class SampleRequest(Request):
+    n: Annotated[int, Field(ge=1, description="Rows to draw.")] = 1
+    given: Annotated[Row | None, Field(description="Evidence that all rows keep.", examples=[A_ROW])] = None
+    seed: Seed = 0
+
+
+class SampleAnswer(BaseModel):
+    rows: list[Row]
+
+
+class ConditionalRequest(Request):
+    row: Annotated[Row, Field(examples=[A_ROW])]
+    targets: Annotated[list[Name] | None, Field(description="None: whatever the row lacks.")] = None
+
+
+class Distribution(BaseModel):
+    """Probabilities of labels or levels; or mean, deviation (of moments in days) and quantiles."""
+
+    kind: Literal["discrete", "number", "moment"]
+    probabilities: dict[str, float] | None = None
+    mean: float | str | None = None
+    std: float | None = None
+    quantiles: dict[str, float | str] | None = None
+
+
+class ConditionalAnswer(BaseModel):
+    conditionals: dict[str, Distribution]
+
+
+class ExplainRequest(Rows):
+    n_orders: Orders = 4
+
+
+class Explained(BaseModel):
+    feature: str
+    value: Value
+    expected: Value
+    surprise: Annotated[float | None, Field(description="-ln p(value | all others), in nats.")]
+    share: Annotated[float | None, Field(description="Its part of -ln p(row), averaged over orders, in nats.")]
+
+
+class ExplainAnswer(BaseModel):
+    rows: list[list[Explained]]
+
+
+class SessionRequest(Request):
+    snapshot: Annotated[str | None, Field(description="Go on from this one.", max_length=64)] = None
+
+
+class SessionAnswer(BaseModel):
+    session: str
+    observed: dict[str, Value]
+    running_nats: float
+    excess_nats: float
+
+
+class Observation(Request):
+    name: Annotated[Name, Field(examples=["a"])]
+    value: Annotated[Value, Field(examples=[1])]
+
+
+class SurpriseAnswer(BaseModel):
+    """What a value tells: nats are -ln p, higher is stranger."""
+
+    name: str
+    nats: float
+    running_nats: float
+    excess_nats: float
+    tail: float
+    n_observed: int
+    alarm: bool | None
+
+
+class PredictRequest(Request):
+    names: Annotated[list[Name] | None, Field(description="None: whatever has not arrived.")] = None
+
+
+class SnapshotAnswer(BaseModel):
+    snapshot: str
+
+
+class Feature(BaseModel):
+    name: str
+    kind: Literal["label", "level", "number", "moment"]
+    values: list[Value] | None
+
+
+class ModelAnswer(BaseModel):
+    name: str
+    parameters: int
+    features: list[Feature]
+    image_shape: tuple[int, int] | None
+
+
+class Problem(BaseModel):
+    code: str
+    message: str
+    field: Annotated[list[str | int] | None, Field(description="Where in the request.")] = None
+
+
+class Failure(BaseModel):
+    error: Problem
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure, "description": text}
+    for status, text in {
+        400: "Not what the model can take",
+        401: "No token, or a wrong one",
+        404: "Not there",
+        409: "The session has that value already",
+        413: "Too large",
+        415: "Neither JSON nor CSV nor Parquet",
+        422: "Not the shape of a request",
+        429: "Too many sessions",
+        503: "Busy; try again",
+        504: "Out of time",
+    }.items()
+}

@@ -1,0 +1,132 @@
+"""A typed client of the service: `pip install 'deformer[serve]'` brings what it needs."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from deformer.api.service import wire
+from deformer.errors import DeformerError
+
+Row = Mapping[str, Any]
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class ServiceError(DeformerError):
+    """The service refused.
+
+    Args:
+        status: Of HTTP.
+        code: What is wrong, in one word.
+        field: Where in the request.
+    """
+
+    def __init__(self, status: int, code: str, message: str, field: Sequence[str | int] | None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.field = status, code, field
+
+
+class Client:
+    """Asks a service.
+
+    Args:
+        url: Where it listens, such as http://127.0.0.1:8000.
+        token: What it asks for.
+        seconds: Until a request is given up.
+        http: Another client to send requests with, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        token: str | None = None,
+        *,
+        seconds: float = 60.0,
+        http: httpx.Client | None = None,
+    ) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=seconds) if http is None else http
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def model(self) -> wire.ModelAnswer:
+        """Describe the model."""
+        return self._ask("GET", "model", wire.ModelAnswer)
+
+    def score(self, rows: Sequence[Row], n_orders: int = 4, terms: bool = False) -> list[wire.Score]:
+        """Give the log-likelihood of each row in nats; higher is more normal."""
+        body = {"rows": list(rows), "n_orders": n_orders, "terms": terms}
+        return self._ask("POST", "score", wire.ScoreAnswer, body).scores
+
+    def impute(
+        self, rows: Sequence[Row], strategy: str = "draw", n_imputations: int = 1, seed: int = 0
+    ) -> list[list[wire.Row]]:
+        """Fill in missing values, as many times as asked."""
+        body = {"rows": list(rows), "strategy": strategy, "n_imputations": n_imputations, "seed": seed}
+        return self._ask("POST", "impute", wire.ImputeAnswer, body).imputations
+
+    def sample(self, n: int = 1, given: Row | None = None, seed: int = 0) -> list[wire.Row]:
+        """Draw rows, keeping what is given."""
+        return self._ask("POST", "sample", wire.SampleAnswer, {"n": n, "given": given, "seed": seed}).rows
+
+    def conditional(self, row: Row, targets: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
+        """Give the distribution of any features, given the row's other values."""
+        return self._ask("POST", "conditional", wire.ConditionalAnswer, {"row": row, "targets": targets}).conditionals
+
+    def explain(self, rows: Sequence[Row], n_orders: int = 4) -> list[list[wire.Explained]]:
+        """Say how much each value surprises."""
+        return self._ask("POST", "explain", wire.ExplainAnswer, {"rows": list(rows), "n_orders": n_orders}).rows
+
+    def session(self, snapshot: str | None = None) -> "RemoteSession":
+        """Begin a row whose values arrive one by one, or go on from a snapshot."""
+        return RemoteSession(self, self._ask("POST", "sessions", wire.SessionAnswer, {"snapshot": snapshot}).session)
+
+    def _ask(self, method: str, path: str, kind: type[Answer], body: Any = None) -> Answer:
+        return kind.model_validate_json(self.send(method, path, body).content)
+
+    def send(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            ServiceError: It was refused.
+        """
+        answer = self._http.request(method, f"/v1/{path}", json=body)
+        if answer.is_success:
+            return answer
+        try:
+            error = wire.Failure.model_validate_json(answer.content).error
+        except ValueError:
+            raise ServiceError(answer.status_code, "http", answer.text[:200], None) from None
+        raise ServiceError(answer.status_code, error.code, error.message, error.field)
+
+
+class RemoteSession:
+    """A session of the service; see `deformer.Session`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client, self.name = client, name
+
+    def _ask(self, what: str, kind: type[Answer], body: Any = None) -> Answer:
+        return kind.model_validate_json(self.client.send("POST", f"sessions/{self.name}/{what}", body).content)
+
+    def observe(self, name: str, value: Any) -> wire.SurpriseAnswer:
+        """Take in one value, and say how much it surprises."""
+        return self._ask("observe", wire.SurpriseAnswer, {"name": name, "value": value})
+
+    def predict(self, names: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
+        """Give the distribution of features that may still arrive."""
+        return self._ask("predict", wire.ConditionalAnswer, {"names": names}).conditionals
+
+    def save(self) -> str:
+        """Keep a snapshot and give its name."""
+        return self._ask("snapshots", wire.SnapshotAnswer).snapshot
+
+    def close(self) -> None:
+        """Forget the session."""
+        self.client.send("DELETE", f"sessions/{self.name}")

@@ -1,0 +1,267 @@
+import io
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from tests.models import mixed, small_model
+
+from deformer.api import tables
+from deformer.api.service.app import Limits, make_app
+from deformer.api.service.engine import Engine
+from deformer.api.tables import TableModel
+from deformer.client import Client, ServiceError
+from deformer.tasks.density import log_prob
+from deformer.tasks.streaming import Session
+
+ROW = {"size": 0.3, "kind": "big", "price": 1.25, "rooms": None, "sold": "2024-03-01T00:00:00"}
+
+
+@pytest.fixture(scope="module")
+def table() -> TableModel:
+    return tables.learn(mixed(200), steps=20, epochs=None, minutes=None)[0]
+
+
+@pytest.fixture
+def client(table: TableModel, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        yield client
+
+
+def post(client: TestClient, path: str, status: int = 200, **body: Any) -> Any:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_the_model_is_described(client: TestClient) -> None:
+    model = client.get("/v1/model").json()
+    assert {f["name"]: f["kind"] for f in model["features"]} == {
+        **{"size": "number", "kind": "label", "price": "number", "rooms": "level", "sold": "moment"}
+    }
+    assert model["image_shape"] is None
+    assert client.get("/openapi.json").status_code == 200
+
+
+def test_scores_equal_the_library(client: TestClient, table: TableModel) -> None:
+    frame = mixed(6, seed=5)
+    rows = json.loads(frame.to_json(orient="records", date_format="iso"))
+    answer = post(client, "score", rows=rows, n_orders=3, terms=True)["scores"]
+    expected = tables.log_prob(table, frame, 3, "mean")
+    for score, value in zip(answer, expected, strict=True):
+        assert abs(score["mean_over_orders"] - value) < 1e-4
+        assert abs(sum(score["terms"].values()) + score["mean_over_orders"]) < 1e-4
+        assert score["ensemble_over_orders"] >= score["mean_over_orders"]
+
+
+def test_imputation_samples_conditionals_and_explanations(client: TestClient) -> None:
+    filled = post(client, "impute", rows=[ROW, {}], n_imputations=2, seed=3)["imputations"]
+    assert len(filled) == 2
+    assert all(v is not None for part in filled for row in part for v in row.values())
+    assert filled[0][0]["kind"] == "big"
+    assert post(client, "impute", rows=[ROW], strategy="mode")["imputations"][0][0]["rooms"] in (2, 3, 4)
+    drawn = post(client, "sample", n=3, given={"kind": "small"})["rows"]
+    assert [row["kind"] for row in drawn] == ["small"] * 3
+    answers = post(client, "conditional", row=ROW)["conditionals"]
+    assert list(answers) == ["rooms"]
+    assert abs(sum(answers["rooms"]["probabilities"].values()) - 1) < 1e-4
+    held = post(client, "conditional", row=ROW, targets=["size", "kind"])["conditionals"]
+    without = post(client, "conditional", row={**ROW, "size": None}, targets=["size"])["conditionals"]
+    assert held["size"] == without["size"]
+    quantiles = list(held["size"]["quantiles"].values())
+    assert quantiles == sorted(quantiles)
+    sold = post(client, "conditional", row={}, targets=["sold", "rooms"])["conditionals"]
+    assert set(sold["rooms"]["probabilities"]) == {"2", "3", "4"}
+    assert sold["sold"]["quantiles"]["0.5"].startswith("2024-")
+    lines = post(client, "explain", rows=[ROW])["rows"][0]
+    assert {line["feature"] for line in lines} == set(ROW)
+    assert next(line for line in lines if line["feature"] == "rooms")["surprise"] is None
+
+
+def test_the_python_client(client: TestClient, table: TableModel) -> None:
+    remote = Client(http=client)
+    assert remote.model().features[1].values == ["big", "small", "(other)"]
+    scores = remote.score([ROW], n_orders=2, terms=True)
+    assert scores[0].terms is not None
+    assert remote.impute([ROW], "mode")[0][0]["kind"] == "big"
+    assert len(remote.sample(2, {"kind": "big"})) == 2
+    assert set(remote.conditional(ROW)) == {"rooms"}
+    assert remote.explain([ROW])[0][0].surprise is not None
+    session = remote.session()
+    assert session.observe("size", 0.5).n_observed == 1
+    again = remote.session(session.save())
+    assert again.predict(["kind"])["kind"].probabilities == session.predict(["kind"])["kind"].probabilities
+    session.close()
+    with pytest.raises(ServiceError) as refused:
+        session.observe("kind", "big")
+    assert (refused.value.status, refused.value.code) == (404, "not_there")
+
+
+def test_tables_are_taken_and_given(client: TestClient) -> None:
+    frame = mixed(5, seed=5)
+    expected = post(client, "score", rows=json.loads(frame.to_json(orient="records", date_format="iso")))["scores"]
+    csv = client.post("/v1/score?n_orders=4", content=frame.to_csv(index=False), headers={"content-type": "text/csv"})
+    assert csv.status_code == 200, csv.text
+    found = pd.read_csv(io.StringIO(csv.text))["mean_over_orders"]
+    assert max(abs(a["mean_over_orders"] - b) for a, b in zip(expected, found, strict=True)) < 1e-4
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer)
+    kind = "application/vnd.apache.parquet"
+    answer = client.post("/v1/impute?strategy=mode", content=buffer.getvalue(), headers={"content-type": kind})
+    assert answer.headers["content-type"] == kind
+    assert pd.read_parquet(io.BytesIO(answer.content)).notna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("score", {"rows": [{"size": 1.0}, {"colour": 3}]}, 400, ["rows", 1, "colour"]),
+        ("score", {"rows": [{"size": "wide"}]}, 400, ["rows", 0, "size"]),
+        ("score", {"rows": [{"sold": "yesterday"}]}, 400, ["rows", 0, "sold"]),
+        ("score", {"rows": []}, 422, ["body", "rows"]),
+        ("score", {"rows": [{}], "n_orders": 0}, 422, ["body", "n_orders"]),
+        ("score", {"rows": [{}], "colour": 0}, 422, ["body", "colour"]),
+        ("score", {"rows": [{"size": 1}] * 101}, 413, None),
+        ("sample", {"n": 101}, 413, None),
+        ("impute", {"rows": [{}], "strategy": "mean", "n_imputations": 2}, 400, ["n_imputations"]),
+        ("conditional", {"row": {}, "targets": ["colour"]}, 400, ["targets", 0]),
+        ("conditional", {"row": {"kind": [1]}}, 422, ["body", "row", "kind", "bool"]),
+        ("sessions", {"snapshot": "../../etc/passwd"}, 404, None),
+        ("sessions/nobody/observe", {"name": "size", "value": 1}, 404, None),
+    ],
+)
+def test_errors_name_the_field(
+    table: TableModel, path: str, body: dict[str, Any], status: int, field: list[Any] | None
+) -> None:
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(rows=100))) as client:
+        error = post(client, path, status, **body)["error"]
+    assert error["field"] == field
+    assert error["message"]
+
+
+def test_bodies_are_bounded_and_types_are_known(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(body=1000))) as client:
+        long = {"rows": [{"kind": "x" * 2000}]}
+        assert post(client, "score", 413, **long)["error"]["code"] == "request_entity_too_large"
+        assert post(client, "sample", 413, given={"kind": "x" * 2000})
+        answer = client.post("/v1/score", content=b"x", headers={"content-type": "image/png"})
+        assert answer.status_code == 415
+        assert client.post("/v1/score", content=b"{", headers={"content-type": "application/json"}).status_code == 422
+        broken = client.post("/v1/score", content=b"PAR1", headers={"content-type": "application/vnd.apache.parquet"})
+        assert broken.status_code == 400
+
+
+def test_a_session_follows_its_row(client: TestClient, table: TableModel) -> None:
+    name = post(client, "sessions", 201)["session"]
+    alone = Session(table.model, table.codec.columns)
+    for feature, value in [("kind", "big"), ("size", 0.25), ("rooms", 3)]:
+        surprise = post(client, f"sessions/{name}/observe", name=feature, value=value)
+        expected = alone.observe(feature, value)
+        assert abs(surprise["running_nats"] - expected.running_nats) < 1e-4
+        assert surprise["n_observed"] == expected.n_observed
+    predicted = post(client, f"sessions/{name}/predict")["conditionals"]
+    assert set(predicted) == {"price", "sold"}
+    assert abs(predicted["price"]["mean"] - float(alone.predict("price").mean()[0])) < 1e-3
+    snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
+    assert post(client, f"sessions/{name}/observe", 409, name="size", value=1)["error"]["field"] == ["name"]
+    assert post(client, f"sessions/{name}/observe", 400, name="colour", value=1)["error"]["field"] == ["name"]
+    assert post(client, f"sessions/{name}/observe", 400, name="price", value="dear")["error"]["field"] == ["value"]
+    moved = post(client, f"sessions/{name}/observe", name="sold", value="2024-02-01")
+    again = post(client, "sessions", 201, snapshot=snapshot)
+    assert again["observed"] == {"kind": "big", "size": 0.25, "rooms": 3}
+    restored = post(client, f"sessions/{again['session']}/observe", name="sold", value="2024-02-01")
+    assert abs(restored["running_nats"] - moved["running_nats"]) < 1e-4
+    assert client.delete(f"/v1/sessions/{name}").status_code == 204
+    assert client.get(f"/v1/sessions/{name}").status_code == 404
+
+
+def test_snapshots_outlive_the_process(table: TableModel, tmp_path: Path) -> None:
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        name = post(client, "sessions", 201)["session"]
+        post(client, f"sessions/{name}/observe", name="size", value=0.5)
+        snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        assert post(client, "sessions", 201, snapshot=snapshot)["observed"] == {"size": 0.5}
+
+
+def test_sessions_are_counted_and_idle_ones_make_room(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(sessions=1))) as client:
+        post(client, "sessions", 201)
+        full = client.post("/v1/sessions", json={})
+        assert full.status_code == 429
+        assert full.headers["retry-after"] == "1"
+        assert "deformer_sessions 1.0" in client.get("/metrics").text
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(sessions=1, idle_seconds=0))) as client:
+        first = post(client, "sessions", 201)["session"]
+        post(client, "sessions", 201)
+        assert client.get(f"/v1/sessions/{first}").status_code == 404
+
+
+def test_many_at_once_are_neither_lost_nor_mixed_up(client: TestClient, table: TableModel) -> None:
+    rows = json.loads(mixed(24, seed=9).to_json(orient="records", date_format="iso"))
+
+    def run(row: dict[str, Any]) -> tuple[float, float]:
+        name = post(client, "sessions", 201)["session"]
+        alone, found, expected = Session(table.model, table.codec.columns), 0.0, 0.0
+        for feature in ("size", "kind", "rooms"):
+            if row[feature] is not None:
+                found = post(client, f"sessions/{name}/observe", name=feature, value=row[feature])["running_nats"]
+                expected = alone.observe(feature, row[feature]).running_nats
+        score = post(client, "score", rows=[row], n_orders=2)["scores"][0]
+        assert math.isfinite(score["mean_over_orders"])
+        return found, expected
+
+    with ThreadPoolExecutor(8) as threads:
+        for found, expected in threads.map(run, rows):
+            assert abs(found - expected) < 1e-4
+    assert "deformer_batch_items_count" in client.get("/metrics").text
+
+
+def test_a_socket_takes_observations(client: TestClient, table: TableModel) -> None:
+    alone = Session(table.model, table.codec.columns)
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_json({"name": "size", "value": 0.5})
+        assert abs(socket.receive_json()["nats"] - alone.observe("size", 0.5).nats) < 1e-4
+        socket.send_json({"name": "colour", "value": 0.5})
+        assert socket.receive_json()["error"]["code"] == "bad_value"
+        socket.send_text("{")
+        assert socket.receive_json()["error"]["code"] == "invalid"
+        socket.send_json({"name": "kind", "value": "big"})
+        assert socket.receive_json()["n_observed"] == 2
+
+
+def test_the_token_is_asked_for(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses"), token="secret")) as client:
+        assert client.get("/v1/model").status_code == 401
+        assert client.get("/v1/model", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/v1/model", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/healthz").json() == {"alive": True}
+        assert client.get("/readyz").json() == {"ready": True}
+        with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/v1/stream"):
+            pass
+        assert closed.value.code == 1008
+
+
+def test_any_network_can_be_served() -> None:
+    model = small_model("image", "neighbours", torch.float32)
+    with TestClient(make_app(Engine(TableModel.of(model), "pixels"))) as client:
+        assert client.get("/v1/model").json()["image_shape"] == [2, 3]
+        names = model.schema.names
+        answer = post(client, "conditional", row={names[0]: 1, names[4]: 0})["conditionals"]
+        one = tables.sequences(TableModel.of(model), 1)[0]
+        first, second = (f for f in one.tolist() if f in (0, 4))
+        state = model.start().observe(
+            torch.tensor([[first, second]]), torch.tensor([[float(first == 0), float(second == 0)]])
+        )
+        for name, mean in zip(answer, state.predict(torch.tensor([[1, 2, 3, 5]])).mean()[0].tolist(), strict=True):
+            assert abs(answer[name]["probabilities"]["1"] - mean) < 1e-5
+        row = dict.fromkeys(names, 0)
+        scored = post(client, "score", rows=[row], n_orders=1)["scores"][0]["mean_over_orders"]
+        assert abs(scored - log_prob(model, torch.zeros(1, 6), sequence=one).item()) < 1e-4
