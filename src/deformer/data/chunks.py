@@ -43,8 +43,20 @@ def read_chunks(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
 
 
 def read_all(path: Path) -> pd.DataFrame:
-    """Read a whole table."""
-    return pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
+    """Read a whole table; text of nothing but days or moments, as ISO 8601 writes them, becomes moments."""
+    frame = pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
+    return frame.assign(
+        **{str(name): pd.to_datetime(frame[name], format="ISO8601") for name in frame if _holds_moments(frame[name])}
+    )
+
+
+def _holds_moments(series: "pd.Series[Any]") -> bool:
+    known = series.dropna()
+    if not len(known) or not pd.api.types.is_string_dtype(known):
+        return False
+    if not known.astype(str).str.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?").all():
+        return False
+    return bool(pd.to_datetime(known, format="ISO8601", errors="coerce").notna().all())
 
 
 def _text(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:

@@ -94,8 +94,10 @@ class Codec:
             raise InputError("The table holds no rows.")
         nothing = np.full(len(frame), np.nan)
         pairs = [
-            column.encode(_plain(frame[name], isinstance(column, Labels))) if name in frame else (nothing, nothing)
-            for name, column in zip(self.names, self.columns, strict=True)
+            column.encode(_plain(as_fitted(frame[name], dtype), isinstance(column, Labels)))
+            if name in frame
+            else (nothing, nothing)
+            for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
         ]
         codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
         rows = as_rows(codes, self.schema)
@@ -141,7 +143,8 @@ class Codec:
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
-            whole = frame[name].where(frame[name].notna(), guess) if name in frame else guess
+            own = as_fitted(frame[name], dtype) if name in frame else guess
+            whole = own.where(own.notna(), guess)
             filled[name] = whole.astype(dtype) if whole.notna().all() else whole
         return pd.DataFrame(filled)
 
@@ -234,6 +237,21 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
     if np.isinf(values).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
     return values
+
+
+def as_fitted(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
+    """Read text as moments where the column held moments in fit.
+
+    Raises:
+        InputError: It is no such text.
+    """
+    moments = pd.api.types.is_datetime64_any_dtype
+    if not moments(dtype) or moments(series):
+        return series
+    try:
+        return pd.to_datetime(series, format="ISO8601")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
 
 
 def as_plain_value(value: Any, dtype: Any) -> Any:

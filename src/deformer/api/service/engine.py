@@ -108,13 +108,10 @@ class Engine:
             for name in row.keys() - known:
                 self.check(name, None, (field, i, name))
         try:
-            columns = {
-                name: _series([row.get(name) for row in rows], dtype)
-                for name, dtype in zip(codec.names, codec.dtypes, strict=True)
-            }
+            columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in codec.names}
             frame = pd.DataFrame(columns)
             codec.encode(frame)
-        except (InputError, ValueError) as error:
+        except InputError as error:
             for i, row in enumerate(rows):
                 for name, value in row.items():
                     self.check(name, value, (field, i, name))
@@ -210,13 +207,6 @@ class Engine:
         """Say how much each value of each row surprises, the most surprising first."""
         explanation = explain(self.table, frame, n_orders)
         return [records(explanation.row(i).rename_axis("feature").reset_index()) for i in range(len(frame))]
-
-
-def _series(values: list[Any], dtype: Any) -> "pd.Series[Any]":
-    series = pd.Series(values, dtype=object)
-    if pd.api.types.is_datetime64_any_dtype(dtype):
-        return pd.to_datetime(series, format="ISO8601").astype(dtype)
-    return series
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

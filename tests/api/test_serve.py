@@ -1,0 +1,87 @@
+"""The service as a process: who may ask, killing it, and random requests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.models import mixed
+
+from deformer.api import tables
+from deformer.api.service.run import choose_token, open_engine
+from deformer.client import Client
+from deformer.errors import CheckpointError, InputError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "houses.deformer"
+    tables.save_table(path, tables.learn(mixed(100), steps=5, epochs=None, minutes=None)[0])
+    return path
+
+
+@contextmanager
+def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "deformer.api.cli", "serve", "--port", str(port), *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "DEFORMER_TOKEN": ""})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield server, url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_killed_service_loses_no_acknowledged_snapshot(model: Path, tmp_path: Path) -> None:
+    options = ("--model", str(model), "--snapshots", str(tmp_path / "snapshots"))
+    with running(*options) as (server, url), Client(url) as client:
+        session = client.session()
+        session.observe("size", 0.5)
+        snapshot = session.save()
+        server.send_signal(signal.SIGKILL)
+    with running(*options) as (server, url), Client(url) as client:
+        assert client.session(snapshot).observe("kind", "big").n_observed == 2
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_a_token_is_needed_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEFORMER_TOKEN", raising=False)
+    assert choose_token("127.0.0.1", False) is choose_token("localhost", False) is choose_token("::1", False) is None
+    assert choose_token("0.0.0.0", True) is None
+    with pytest.raises(InputError, match="DEFORMER_TOKEN"):
+        choose_token("0.0.0.0", False)
+    with pytest.raises(InputError, match="DEFORMER_TOKEN"):
+        choose_token("example.org", False)
+    monkeypatch.setenv("DEFORMER_TOKEN", "secret")
+    assert choose_token("0.0.0.0", False) == "secret"
+
+
+def test_models_of_any_kind_are_opened(model: Path, tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary.csv"
+    mixed(50, seed=1).to_csv(ordinary, index=False)
+    engine = open_engine("mnist-binarized", "cpu")
+    assert engine.describe()["image_shape"] == (28, 28)
+    with pytest.raises(CheckpointError):
+        open_engine(str(tmp_path / "nothing.deformer"), "cpu")
+    assert open_engine(str(model), "cpu").alarms is None
+    alarms = open_engine(str(model), "cpu", ordinary, 0.1).alarms
+    assert alarms is not None
+    assert len(alarms.thresholds) == 5
