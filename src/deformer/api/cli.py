@@ -70,6 +70,8 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 Input = Annotated[str, typer.Argument(help="A .csv, .npy, .npz or .parquet, or the name of a source.")]
 Part = Annotated[str, typer.Option(help="Of a source that is split: train, validation or test.")]
 Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
+Engine = Annotated[str, typer.Option(help="Of a folder of Parquet files: local, or ray for many workers.")]
+Workers = Annotated[int, typer.Option(help="Of ray, with a copy of the model each.", min=1)]
 Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1, max=10_000)]
 
 
@@ -117,6 +119,8 @@ def train(
     data_dir: DataDir = None,
     seed: Seed = 0,
     device: On = Device.auto,
+    devices: Annotated[int, typer.Option(help="Processes on this machine, which share every batch.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines that run this command together.", min=1)] = 1,
     config: Config = None,
 ) -> None:
     """Train a model on a data set or a table."""
@@ -128,7 +132,8 @@ def train(
         **{"tokens_per_step": tokens_per_step, "rows_per_step": rows_per_step, "averaging": averaging},
         **{"patience": patience, "precision": precision, "threads": threads, "seed": seed},
     }
-    stopped = run(source, output, directory, resume, preset, network, training, rows, data_dir, device.value)
+    where = (device.value, devices, nodes)
+    stopped = run(source, output, directory, resume, preset, network, training, rows, data_dir, *where)
     if stopped == "interrupted":
         raise typer.Exit(130)
 
@@ -140,6 +145,8 @@ def score(
     orders: Orders = 4,
     part: Part = "test",
     output: Output = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
     data_dir: DataDir = None,
     seed: Seed = 0,
     device: On = Device.auto,
@@ -150,6 +157,8 @@ def score(
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
 
+    if Path(rows).is_dir():
+        return _in_parts(engine, workers, rows, output, model=model, device=device.value, kind="score", n_orders=orders)
     if opened := table_commands.open_if_table(model, device.value):
         return table_commands.score(opened, Path(rows), output, orders)
     files.check_output(output, [".csv"])
@@ -194,6 +203,8 @@ def impute(
     n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1, max=10_000)] = 1,
     part: Part = "test",
     output: Output = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
     data_dir: DataDir = None,
     seed: Seed = 0,
     device: On = Device.auto,
@@ -204,6 +215,9 @@ def impute(
     from deformer.data.seeds import generator
     from deformer.tasks.imputation import impute as fill
 
+    if Path(rows).is_dir():
+        options = {"strategy": strategy.value, "n_imputations": n_imputations, "seed": seed}
+        return _in_parts(engine, workers, rows, output, model=model, device=device.value, kind="impute", **options)
     if opened := table_commands.open_if_table(model, device.value):
         return table_commands.impute(opened, Path(rows), output, strategy.value, n_imputations, seed)
     files.check_output(output, [".csv", ".npz", ".png"])
@@ -212,6 +226,12 @@ def impute(
     draws = generator(seed, "impute")
     filled = fill(network, table, strategy=strategy.value, n_imputations=n_imputations, generator=draws)
     _write(filled.flatten(0, 1), network.schema, output)
+
+
+def _in_parts(engine: str, workers: int, rows: str, output: Path | None, **job: Any) -> None:
+    from deformer.api import parts
+
+    parts.run(parts.Job(**job), Path(rows), output, engine, workers)
 
 
 def _write(rows: Any, schema: Any, output: Path | None) -> None:

@@ -15,7 +15,7 @@ from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
 from deformer.data.columns import Column, has_order
-from deformer.data.frames import is_frame
+from deformer.data.frames import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Session
@@ -142,10 +142,10 @@ class DEformerDensity(_TableEstimator):
         check_is_fitted(self)
         return tables.draw_rows(self.table_, n, given, random_state)
 
-    def sample_remaining_columns(self, known: Any, random_state: int | None = None) -> pd.DataFrame:
+    def sample_remaining_columns(self, known: Any, random_state: int | None = None) -> Any:
         """Draw, for every row of known values, the columns that it lacks; by conditioning, never by rejection."""
         check_is_fitted(self)
-        return tables.complete(self.table_, known, random_state)
+        return like(known, tables.complete(self.table_, known, random_state))
 
     def conditional(self, X: Any, targets: str | Names, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Any:
         """Describe p(column | the row's other values) for every row.
@@ -250,12 +250,12 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         """
         X = self._checked(X)
         filled = self._fill(X, self.table_.seed)
-        return filled if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
+        return like(X, filled) if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
 
-    def impute(self, X: Any) -> list[pd.DataFrame]:
+    def impute(self, X: Any) -> list[Any]:
         """Give `n_imputations` tables, drawn independently if the strategy is "sample"."""
         X = self._checked(X)
-        return [self._fill(X, self.table_.seed + i) for i in range(self.n_imputations)]
+        return [like(X, self._fill(X, self.table_.seed + i)) for i in range(self.n_imputations)]
 
     def spread(self, X: Any) -> pd.DataFrame:
         """Give the standard deviation of what is missing, NaN where nothing is; numbers only."""

@@ -32,6 +32,8 @@ def train(
     n_report: int,
     data_dir: Path | None,
     device: str,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> str:
     """Train, save and report on random test rows; say why the training ended."""
     keep_memory()
@@ -51,6 +53,8 @@ def train(
         directory=directory,
         resume=resume,
         device=device,
+        devices=devices,
+        nodes=nodes,
         progress=sys.stderr.isatty(),
     )
     last = history.points[-1] if history.points else None

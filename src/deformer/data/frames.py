@@ -59,6 +59,15 @@ def is_frame(table: Any) -> bool:
     return isinstance(table, pd.DataFrame) or hasattr(table, "to_pandas")
 
 
+def like(table: Any, frame: pd.DataFrame) -> Any:
+    """Give a frame back in the library that a table came in: polars to polars, all else to pandas."""
+    if not is_frame(table) or isinstance(table, pd.DataFrame):
+        return frame
+    import polars
+
+    return polars.from_pandas(frame)
+
+
 @dataclass(frozen=True)
 class Codec:
     """How the columns of a frame become features, and back with the types they had.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -66,10 +68,16 @@ def fit(
     directory: Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     progress: bool = False,
     fresh: bool = True,
 ) -> History:
     """Train a model in place and leave it with its best weights, or its last ones without validation rows.
+
+    On several devices every process takes its share of each batch, and the run is that of one process with the whole
+    batch, up to rounding. The script is started once for every device of a machine, and the processes other than the
+    first one end here.
 
     Args:
         validation: Rows that choose the best weights, under the same random orders each time.
@@ -77,6 +85,8 @@ def fit(
             go. None: nothing is written.
         resume: Go on from the newest checkpoint in `directory`, if there is one.
         device: "auto", "cpu", "cuda" or "mps".
+        devices: Processes on each machine; on CPUs they are processes too.
+        nodes: Machines; on each of them the same command runs, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
         progress: Show a bar on standard error.
         fresh: Whether the model starts at the rows' marginals; not so where it has learned something already.
 
@@ -92,8 +102,25 @@ def fit(
         raise InputError("Resuming needs the directory of the interrupted run.")
     if config.threads:
         torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator=device, devices=1, precision=_precision(config, device))
-    return _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
+    fabric = _launch(config, device, devices, nodes)
+    history = _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
+    if not fabric.is_global_zero:
+        sys.exit(0)
+    return history
+
+
+def _launch(config: TrainConfig, device: str, devices: int, nodes: int) -> Fabric:
+    """Set up devices; of several, each in a process of its own."""
+    if devices < 1 or nodes < 1:
+        raise InputError(f"A run needs at least one device on one machine, not {devices} on {nodes}.")
+    several = devices * nodes > 1
+    # A feature that is in no row of a batch leaves weights without a gradient, which DDP must be told of.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if several else "auto"
+    precision = _precision(config, device)
+    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
+    if several:
+        fabric.launch()
+    return fabric
 
 
 def _precision(config: TrainConfig, device: str) -> Any:
@@ -123,17 +150,17 @@ def _signals() -> Iterator[threading.Event]:
 
 
 class Loss(torch.nn.Module):
-    """The mean over scored features of -ln p(x_k | x_1, ..., x_{k-1}), as a module that Fabric can wrap."""
+    """The sum over scored features of -ln p(x_k | x_1, ..., x_{k-1}), over a count; a module for Fabric to wrap."""
 
     def __init__(self, model: DEformer) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, features: Tensor, values: Tensor, scored: Tensor, drop: Dropout | None = None
+        self, features: Tensor, values: Tensor, scored: Tensor, count: float, drop: Dropout | None = None
     ) -> Float[Tensor, ""]:
         terms = self.model(features, values, drop=drop).log_prob(values)
-        loss: Tensor = -(terms * scored).sum() / scored.sum().clamp(min=1)
+        loss: Tensor = -(terms * scored).sum() / count
         return loss
 
 
@@ -163,10 +190,12 @@ class _Fitting:
         self.optimisers: list[Optimizer] = optimisers
         if checkpoint is not None:
             self._restore(checkpoint)
-        with _signals() as asked, Log(self.directory) as log, Progress(progress) as bar:
+        first = self.fabric.is_global_zero
+        with _signals() as asked, Log(self.directory if first else None) as log, Progress(progress and first) as bar:
             stopped = self._loop(loss, asked, log, bar)
         if self.directory is not None:
             self._checkpoint()
+        self.fabric.barrier()
         if self.state.best:
             load_weights(self.model, self.state.best, "best weights")
         self.model.eval()
@@ -175,15 +204,16 @@ class _Fitting:
     def _loop(self, loss_of: Any, asked: threading.Event, log: Log, bar: Progress) -> str:
         state, config = self.state, self.config
         before, saved = time.monotonic() - 60 * state.minutes, time.monotonic()
+        stopping = 0.0
         while (done := self._done()) < 1:
-            if asked.is_set():
+            if stopping:
                 return "interrupted"
             loss = self._step(loss_of, done)
-            state.minutes = (time.monotonic() - before) / 60
+            state.minutes, stopping = self._agree((time.monotonic() - before) / 60, float(asked.is_set()))
             bar.show(self._done(), loss, state.step, state.rows_seen)
             if self._is_due(done):
                 point = self._validate()
-                state.validation_took = (time.monotonic() - before) / 60 - state.minutes
+                state.validation_took = self._agree((time.monotonic() - before) / 60 - state.minutes)[0]
                 state.validated_at = state.minutes + state.validation_took
                 log.write(point, state.points)
                 bar.validated(point.validation_nll)
@@ -198,6 +228,13 @@ class _Fitting:
             log.write(self._validate(), state.points)
         return "done"
 
+    def _agree(self, *numbers: float) -> list[float]:
+        """Give the largest of each number over all processes, so that all of them decide alike."""
+        if self.fabric.world_size == 1:
+            return list(numbers)
+        together: Tensor = self.fabric.all_reduce(torch.tensor(numbers, dtype=torch.float64), reduce_op="max")  # type: ignore[assignment]
+        return [float(n) for n in together]
+
     def _done(self) -> float:
         s = self.state
         return fraction_done(self.config, s.step, s.rows_seen, len(self.rows), s.minutes)
@@ -205,14 +242,18 @@ class _Fitting:
     def _step(self, loss_of: Any, done: float) -> float:
         state, config, n_features = self.state, self.config, len(self.model.schema)
         n = n_features_now(config, done, n_features)
-        size = n_rows_now(config, n, len(self.rows))
+        size = max(n_rows_now(config, n, len(self.rows)), self.fabric.world_size)
         seen = (state.step, state.rows_seen)
         batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
-        features, values, scored = (t.to(self.model.device) for t in (batch.features, batch.values, batch.scored))
+        rank, n_parts = self.fabric.global_rank, self.fabric.world_size
+        count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
+        own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))
+        features, values, scored = (t.to(self.model.device) for t in own)
         set_rates(self.optimisers, rate(config, done, state.step) * config.plateau_factor**state.plateaus)
         self.model.train()
-        noise = generator(config.seed, "dropout", state.step)
-        loss: Tensor = loss_of(features, values, scored, Dropout(config.dropout, noise) if config.dropout else None)
+        noise = generator(config.seed, "dropout", n_parts * state.step + rank)
+        drop = Dropout(config.dropout, noise) if config.dropout else None
+        loss: Tensor = loss_of(features, values, scored, count, drop)
         nats = loss.item()
         if not math.isfinite(nats):
             last = newest(self.directory)
@@ -297,12 +338,14 @@ class _Fitting:
             return
         state.best_nll, state.since_best = math.inf if score is None else score, 0
         state.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
-        if self.directory is not None:
+        if self.directory is not None and self.fabric.is_global_zero:
             save(self.directory / "best.safetensors", self.model, {"step": state.step, "validation_nll": score})
 
     def _checkpoint(self) -> None:
         """Write the whole run: a resumed one cannot tell that it was interrupted."""
         assert self.directory is not None
+        if not self.fabric.is_global_zero:
+            return
         state = self.state
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= optimiser_tensors(self.optimisers)

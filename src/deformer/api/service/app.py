@@ -122,7 +122,6 @@ class _Service:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
         )
         Gauge("deformer_sessions", "Open sessions", registry=self.registry).set_function(lambda: len(self.sessions))
-        self.executor = ThreadPoolExecutor(1, "deformer")
         self.scores = self._batcher(self._score, lambda item: len(item[0]))
         self.arrivals = self._batcher(self.sessions.observe)
         self.calls = self._batcher(self._call)
@@ -131,21 +130,19 @@ class _Service:
     def _batcher(
         self, work: Callable[[Sequence[Any]], Sequence[Any]], size: Callable[[Any], int] = lambda _: 1
     ) -> Batcher[Any]:
-        return Batcher(
-            work, executor=self.executor, most=1024, waiting=self.limits.waiting, size=size, seen=self.batch.observe
-        )
+        return Batcher(work, most=1024, waiting=self.limits.waiting, size=size, seen=self.batch.observe)
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         batchers = (self.scores, self.arrivals, self.calls)
-        for batcher in batchers:
-            batcher.start()
-        self.ready = True
-        yield
-        self.ready = False
-        for batcher in batchers:
-            await batcher.stop()
-        self.executor.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(1, "deformer") as executor:
+            for batcher in batchers:
+                batcher.start(executor)
+            self.ready = True
+            yield
+            self.ready = False
+            for batcher in batchers:
+                await batcher.stop()
 
     def _score(self, asked: Sequence[tuple[pd.DataFrame, int]]) -> list[Any]:
         """Score the rows of several requests that want the same number of orders together."""

@@ -21,7 +21,6 @@ class Batcher(Generic[Item]):
         size: Gives how much an item weighs.
         most: Most weight that is computed together; one heavier item is computed alone.
         waiting: Most items that wait.
-        executor: One thread that all batchers share, so that computations do not compete.
         seen: Told the number of items of every computation.
     """
 
@@ -29,20 +28,28 @@ class Batcher(Generic[Item]):
         self,
         work: Work[Item],
         *,
-        executor: Executor,
         most: int,
         waiting: int,
         size: Callable[[Item], int] = lambda _: 1,
         seen: Callable[[int], object] = lambda _: None,
     ) -> None:
-        self.work, self.size, self.most, self.executor, self.seen = work, size, most, executor, seen
+        self.work, self.size, self.most, self.seen = work, size, most, seen
+        self.waiting = waiting
         self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue(waiting)
         self._held: tuple[Item, asyncio.Future[Any]] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to answer; needs a running event loop."""
-        self._task = asyncio.create_task(self._serve())
+    def start(self, executor: Executor) -> None:
+        """Begin to answer, in a running event loop.
+
+        Args:
+            executor: One thread that all batchers share, so that computations do not compete.
+        """
+        self._queue, self._held = (
+            asyncio.Queue(self.waiting),
+            None,
+        )  # a queue belongs to the loop that first waits on it
+        self._task = asyncio.create_task(self._serve(executor))
 
     async def stop(self) -> None:
         """Stop answering; what still waits is cancelled."""
@@ -65,7 +72,7 @@ class Batcher(Generic[Item]):
             raise Busy from None
         return await future
 
-    async def _serve(self) -> None:
+    async def _serve(self, executor: Executor) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = [pair for pair in await self._collect() if not pair[1].done()]  # the others were given up
@@ -73,7 +80,7 @@ class Batcher(Generic[Item]):
                 continue
             self.seen(len(batch))
             try:
-                answers = await loop.run_in_executor(self.executor, self.work, [item for item, _ in batch])
+                answers = await loop.run_in_executor(executor, self.work, [item for item, _ in batch])
             except Exception as error:
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):

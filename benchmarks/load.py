@@ -1,0 +1,176 @@
+"""The service under load, on loopback: `python -m benchmarks.load [--clients 64] [--seconds 60]`.
+
+Clients score rows, fill them in and feed sessions, all at once. Every session and every score is checked afterwards
+against the library. Then twice as many requests as may wait arrive together: some are turned away with 503, none fails,
+and the service answers as before.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from benchmarks.machine import RESULTS, circumstances
+from deformer.api import tables
+from deformer.api.service.app import Limits
+from deformer.api.tables import TableModel
+from deformer.tasks.streaming import Session
+
+Row = dict[str, Any]
+
+
+def a_table(n: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Twelve columns that follow three hidden ones."""
+    draws = np.random.default_rng(seed)
+    hidden = draws.normal(size=(n, 3))
+    numbers = hidden @ draws.normal(size=(3, 8)) + 0.3 * draws.normal(size=(n, 8))
+    frame = pd.DataFrame(numbers.round(3), columns=[f"n{i}" for i in range(8)])
+    for i in range(4):
+        frame[f"c{i}"] = np.array(["a", "b", "c"])[
+            np.digitize(hidden[:, i % 3] + 0.3 * draws.normal(size=n), [-0.5, 0.5])
+        ]
+    return frame
+
+
+def start(model: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a service and wait until it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "deformer.api.cli", "serve", "--model", str(model), "--port", str(port)]
+    server, url = subprocess.Popen(command, stderr=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return server, url
+        except httpx.TransportError:
+            time.sleep(0.2)
+
+
+class Load:
+    """What many clients ask, what they were answered, and how long it took."""
+
+    def __init__(self, http: httpx.AsyncClient, rows: list[Row], until: float) -> None:
+        self.http, self.rows, self.until = http, rows, until
+        self.took: dict[str, list[float]] = {"score": [], "observe": [], "impute": []}
+        self.scores: list[tuple[Row, float]] = []
+        self.sessions: list[tuple[list[tuple[str, Any]], float]] = []
+        self.errors: Counter[str] = Counter()
+
+    async def post(self, kind: str, path: str, body: Any) -> Any:
+        begin = time.perf_counter()
+        answer = await self.http.post(f"/v1/{path}", json=body)
+        self.took.setdefault(kind, []).append(time.perf_counter() - begin)
+        if not answer.is_success:
+            self.errors[f"{kind} {answer.status_code}"] += 1
+            raise httpx.HTTPError(answer.text)
+        return answer.json()
+
+    async def client(self, number: int) -> None:
+        draws = random.Random(number)
+        while time.monotonic() < self.until:
+            try:
+                await draws.choice([self.score, self.session, self.session, self.impute])(draws)
+            except httpx.HTTPError as error:
+                self.errors[type(error).__name__] += 1
+
+    async def score(self, draws: random.Random) -> None:
+        row = draws.choice(self.rows)
+        answer = await self.post("score", "score", {"rows": [row], "n_orders": 2})
+        self.scores.append((row, answer["scores"][0]["mean_over_orders"]))
+
+    async def impute(self, draws: random.Random) -> None:
+        row = draws.choice(self.rows)
+        known = {name: row[name] for name in draws.sample(sorted(row), 6)}
+        answer = await self.post("impute", "impute", {"rows": [known], "seed": draws.randrange(1000)})
+        filled = answer["imputations"][0][0]
+        if any(filled[name] != value for name, value in known.items()):
+            self.errors["impute changed what was known"] += 1
+
+    async def session(self, draws: random.Random) -> None:
+        row = draws.choice(self.rows)
+        told = [(name, row[name]) for name in draws.sample(sorted(row), draws.randint(1, len(row)))]
+        name, nats = (await self.post("open", "sessions", {}))["session"], 0.0
+        for feature, value in told:
+            answer = await self.post("observe", f"sessions/{name}/observe", {"name": feature, "value": value})
+            nats = answer["running_nats"]
+        self.sessions.append((told, nats))
+        await self.http.delete(f"/v1/sessions/{name}")
+
+    def wrong(self, table: TableModel) -> int:
+        """Count answers that the library does not give."""
+        found = 0
+        for told, nats in self.sessions:
+            session, expected = Session(table.model, table.codec.columns), 0.0
+            for pair in told:
+                expected = session.observe(*pair).running_nats
+            found += abs(nats - expected) > 1e-3
+        expected_scores = tables.log_prob(table, pd.DataFrame([row for row, _ in self.scores]), 2, "mean")
+        return found + int((np.abs(expected_scores - [score for _, score in self.scores]) > 1e-3).sum())
+
+
+async def overload(http: httpx.AsyncClient, rows: list[Row], n: int) -> Counter[int]:
+    """Send n requests at once, and count the answers by status."""
+    body = {"rows": rows[:200], "n_orders": 4}
+    answers = await asyncio.gather(*(http.post("/v1/impute", json={"rows": body["rows"]}) for _ in range(n)))
+    return Counter(a.status_code for a in answers)
+
+
+async def run(url: str, table: TableModel, rows: list[Row], clients: int, seconds: float) -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+        load = Load(http, rows, time.monotonic() + seconds)
+        await asyncio.gather(*(load.client(i) for i in range(clients)))
+        statuses = await overload(http, rows, 2 * Limits().waiting)
+        begin = time.perf_counter()
+        after = await http.post("/v1/score", json={"rows": rows[:1]})
+        recovered = time.perf_counter() - begin
+    quantiles = {
+        kind: dict(zip(("p50_ms", "p99_ms"), (1000 * np.quantile(took, [0.5, 0.99])).round(1).tolist(), strict=True))
+        for kind, took in load.took.items()
+        if took
+    }
+    return {
+        **{"clients": clients, "seconds": seconds, "requests": sum(map(len, load.took.values()))},
+        **{"errors": dict(load.errors), "sessions": len(load.sessions), "scores": len(load.scores)},
+        **{"wrong": load.wrong(table), "latency": quantiles},
+        "overload": {"sent": 2 * Limits().waiting, "statuses": {str(k): n for k, n in sorted(statuses.items())}},
+        "recovered": {"status": after.status_code, "seconds": recovered},
+        "machine": circumstances(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    chosen = parser.parse_args()
+    frame = a_table()
+    table, _ = tables.learn(frame, steps=200, epochs=None, minutes=None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.deformer"
+        tables.save_table(path, table)
+        server, url = start(path)
+        try:
+            results = asyncio.run(run(url, table, frame.to_dict("records"), chosen.clients, chosen.seconds))
+        finally:
+            server.terminate()
+            server.wait()
+    print(json.dumps(results, indent=2))
+    (RESULTS / "load.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

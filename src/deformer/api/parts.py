@@ -1,0 +1,118 @@
+"""Tables in folders of Parquet files: one output part for every input part, on one machine or on a cluster."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deformer.api import table_commands
+from deformer.api.files import make_folder
+from deformer.api.tables import TableModel
+from deformer.errors import InputError
+
+PRIME = 1_000_003
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a table, where its result goes, and its number among all."""
+
+    path: Path
+    output: Path
+    number: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every part: a function of the part alone, whoever does it and however often.
+
+    Args:
+        model: File of a table model, which every worker can read.
+        seed: Of what is drawn; each part draws its own.
+    """
+
+    model: str
+    device: str
+    kind: Literal["score", "impute"]
+    n_orders: int = 4
+    strategy: str = "draw"
+    n_imputations: int = 1
+    seed: int = 0
+
+    def open(self) -> TableModel:
+        return table_commands.open_table(Path(self.model), self.device)
+
+    def do(self, table: TableModel, part: Part) -> None:
+        """Write the result of a part; it appears when all of it is there."""
+        if self.kind == "score":
+            table_commands.score(table, part.path, part.output, self.n_orders)
+        else:
+            seed = self.seed + PRIME * part.number
+            table_commands.impute(table, part.path, part.output, self.strategy, self.n_imputations, seed)
+
+
+class Worker:
+    """A copy of the model that works on one part after another; what Ray Data maps over."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.table = job, job.open()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        paths, outputs, numbers = batch["path"], batch["output"], batch["number"]
+        for path, output, number in zip(paths, outputs, numbers, strict=True):
+            self.job.do(self.table, Part(Path(str(path)), Path(str(output)), int(number)))
+        return {"output": outputs}
+
+
+def find_parts(folder: Path, output: Path) -> list[Part]:
+    """List the parts of a table; each result has the name of its part."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise InputError(f"{folder} holds no Parquet files.")
+    return [Part(path, output / path.name, number) for number, path in enumerate(paths)]
+
+
+def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_workers: int = 2) -> None:
+    """Do a job to all parts that have no result yet.
+
+    Raises:
+        InputError: No parts, no folder for results, or an unknown engine.
+    """
+    if output is None or output.resolve() == folder.resolve():
+        raise InputError("Results of a folder need a folder of their own: give --output.")
+    if engine not in ("local", "ray"):
+        raise InputError(f"engine must be local or ray, not {engine!r}.")
+    parts = find_parts(folder, output)
+    make_folder(output)
+    left = [part for part in parts if not part.output.exists()]
+    if len(left) < len(parts):
+        print(f"{len(parts) - len(left)} of {len(parts)} parts were there already.", file=sys.stderr)
+    if left and engine == "ray":
+        with_ray(job, left, n_workers)
+    elif left:
+        table = job.open()
+        for part in left:
+            job.do(table, part)
+
+
+def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:
+    """Share parts among workers of a Ray cluster; the parts of a worker that dies go to others.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("The engine needs Ray: pip install 'deformer[ray]'.") from error
+    items = [{"path": str(p.path.resolve()), "output": str(p.output.resolve()), "number": p.number} for p in parts]
+    work = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        Worker,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(n_workers, len(items))),
+        num_cpus=1,
+    )
+    for _ in work.iter_batches(batch_size=1):
+        pass

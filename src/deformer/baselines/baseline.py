@@ -1,0 +1,147 @@
+"""What all baselines share: how they are trained, asked and told what they cannot do."""
+
+import math
+import time
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deformer.data.orders import check_orders
+from deformer.data.schema import Schema
+from deformer.data.seeds import generator
+from deformer.data.table import Rows, as_rows
+from deformer.errors import InputError, TrainingError
+
+Batch = Float[Tensor, "batch features"]
+
+
+class Baseline(nn.Module):
+    """A density over complete rows of one schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.schema = schema
+
+    @abstractmethod
+    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
+        """Give an unbiased estimate of the training objective, in nats per row."""
+
+    @abstractmethod
+    def terms(self, x: Batch, orders: Tensor) -> Batch:
+        """Give ln p(x_i | what its row's order puts before i), in column order."""
+
+    @abstractmethod
+    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
+        """Draw whatever an order puts behind the first n_known features."""
+
+    @abstractmethod
+    def orders(self, n: int, draws: torch.Generator) -> Tensor:
+        """Draw orders (n, features) that the model can take."""
+
+    def check(self, orders: Tensor) -> None:
+        """Refuse orders that the model cannot take.
+
+        Raises:
+            InputError: There is one.
+        """
+
+    @torch.no_grad()
+    def log_prob(self, values: Any, orders: Tensor | None = None, *, draws: torch.Generator | None = None) -> Tensor:
+        """Give ln p(row) in nats, under given orders or under ones that the model draws."""
+        x = self._complete(values)
+        if orders is None:
+            orders = self.orders(len(x), draws or generator(0))
+        else:
+            orders = check_orders(orders, len(x), len(self.schema), complete=True)
+            self.check(orders)
+        return self.terms(x, orders).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, n: int, draws: torch.Generator) -> Batch:
+        """Draw rows."""
+        return self.draw(torch.zeros(n, len(self.schema), dtype=self.dtype), self.orders(n, draws), 0, draws)
+
+    @torch.no_grad()
+    def impute(self, values: Any, draws: torch.Generator) -> Batch:
+        """Fill in missing values, for models that take any order.
+
+        Raises:
+            InputError: The model has orders of its own.
+        """
+        raise InputError(f"{type(self).__name__} cannot condition on arbitrary features: its orders are fixed.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _complete(self, values: Any) -> Batch:
+        rows = as_rows(values, self.schema)
+        if not rows.observed.all():
+            raise InputError(f"{type(self).__name__} needs complete rows.")
+        return rows.values.to(self.dtype)
+
+
+@dataclass
+class Curve:
+    """How a training went: minutes, validation NLL in nats, and rows seen."""
+
+    minutes: list[float] = field(default_factory=list)
+    nll: list[float] = field(default_factory=list)
+    rows_seen: int = 0
+
+
+def fit_baseline(
+    model: Baseline,
+    rows: Rows,
+    validation: Rows,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch: int = 100,
+    lr: float = 1e-3,
+    seed: int = 0,
+    n_validations: int = 20,
+) -> Curve:
+    """Train by Adam, whose rate falls linearly to 0, and keep the weights that are best on validation rows.
+
+    Args:
+        minutes, steps: The first to be reached ends the run.
+
+    Raises:
+        InputError: Neither is given.
+        TrainingError: The loss is not finite.
+    """
+    if minutes is None and steps is None:
+        raise InputError("Say how long to train: give minutes or steps.")
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+    curve, best, best_nll = Curve(), model.state_dict(), math.inf
+    x, start, step, done, next_look = rows.values.to(model.dtype), time.monotonic(), 0, 0.0, 0.0
+    while done < 1:
+        draws = generator(seed, "baseline", step)
+        for group in optimiser.param_groups:
+            group["lr"] = lr * (1 - done)
+        model.train()
+        loss = model.loss(x[torch.randint(len(x), (batch,), generator=draws)], draws)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(f"The loss at step {step} is {loss.item()}.")
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        step, curve.rows_seen = step + 1, curve.rows_seen + batch
+        took = (time.monotonic() - start) / 60
+        done = max(took / minutes if minutes else 0.0, step / steps if steps else 0.0)
+        if done >= min(next_look, 1.0):
+            next_look += 1 / n_validations
+            nll = -model.eval().log_prob(validation, draws=generator(seed, "validation")).mean().item()
+            curve.minutes.append(took)
+            curve.nll.append(nll)
+            if nll < best_nll:
+                best_nll, best = nll, {name: t.clone() for name, t in model.state_dict().items()}
+    model.load_state_dict(best)
+    model.eval()
+    return curve

@@ -1,0 +1,107 @@
+"""MADE: an autoencoder whose weights are masked so that each output sees only what its order puts before it."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deformer.baselines.baseline import Baseline, Batch
+from deformer.baselines.labels import Labels
+from deformer.data.schema import Schema
+from deformer.data.seeds import generator
+from deformer.errors import InputError
+
+
+class MaskedLinear(nn.Module):
+    """A linear map of which a mask, (outputs, inputs), leaves some connections."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.full = nn.Linear(n_inputs, n_outputs, bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return F.linear(x, self.full.weight * mask, self.full.bias)
+
+
+class MADE(Baseline):
+    """A masked multilayer perceptron with a direct connection from inputs to outputs.
+
+    Args:
+        hidden: Widths of its layers.
+        n_masks: Orders, each with connections of its own, through which training cycles.
+        seed: Of the orders and connections.
+
+    References:
+        MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
+
+    Example:
+        >>> from deformer import Binary, table_schema
+        >>> model = MADE(table_schema([Binary()] * 3), hidden=(8,), n_masks=2)
+        >>> model.sample(5, generator(0)).shape
+        torch.Size([5, 3])
+    """
+
+    own_orders: Tensor
+    degrees: Tensor
+
+    def __init__(self, schema: Schema, hidden: tuple[int, ...] = (500, 500), n_masks: int = 32, seed: int = 0) -> None:
+        super().__init__(schema)
+        self.labels, self.n_masks, draws = Labels(schema), n_masks, generator(seed, "masks")
+        d = len(schema)
+        self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))
+        # A hidden unit of degree m sees the first m features of an order.
+        degrees = torch.randint(1, max(d, 2), (n_masks, sum(hidden)), generator=draws)
+        self.register_buffer("degrees", degrees)
+        widths = (self.labels.n, *hidden, self.labels.n)
+        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.direct = MaskedLinear(self.labels.n, self.labels.n, bias=False)
+        self.hidden = hidden
+
+    def masks(self, which: int) -> tuple[list[Tensor], Tensor]:
+        """Give the mask of every layer, (outputs, inputs), and that of the direct connection."""
+        place = self.own_orders[which].argsort()[self.labels.owner] + 1  # of each input: 1, ..., D
+        levels = [place, *torch.split(self.degrees[which], list(self.hidden))]
+        masks = [after[:, None] >= before for before, after in zip(levels, levels[1:], strict=False)]
+        return [*masks, place[:, None] > levels[-1]], place[:, None] > place
+
+    def forward(self, x: Batch, which: int) -> Float[Tensor, "batch outputs"]:
+        """Give the outputs of every feature, each from those before it in one of the model's orders."""
+        masks, direct = self.masks(which)
+        h = encoded = self.labels.encode(x)
+        for i, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
+            h = layer(h, mask)
+            h = F.relu(h) if i < len(self.hidden) else h
+        out: Tensor = h + self.direct(encoded, direct)
+        return out
+
+    def orders(self, n: int, draws: torch.Generator) -> Tensor:
+        return self.own_orders[torch.randint(self.n_masks, (n,), generator=draws)]
+
+    def check(self, orders: Tensor) -> None:
+        self._which(orders)
+
+    def _which(self, orders: Tensor) -> Tensor:
+        """Look up which of the model's orders each row follows."""
+        same = (orders[:, None] == self.own_orders).all(-1)
+        if not same.any(1).all():
+            raise InputError(f"MADE knows {self.n_masks} orders, its own; draw them with `orders`.")
+        return same.int().argmax(1)
+
+    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
+        which = int(torch.randint(self.n_masks, (), generator=draws))
+        return -self.labels.log_prob(self(x, which), x).sum(-1).mean()
+
+    def terms(self, x: Batch, orders: Tensor) -> Batch:
+        which, out = self._which(orders), torch.empty_like(x)
+        for k in set(which.tolist()):
+            rows = which == k
+            out[rows] = self.labels.log_prob(self(x[rows], k), x[rows])
+        return out
+
+    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
+        which, x = self._which(orders), x.clone()
+        for k in set(which.tolist()):
+            rows = (which == k).nonzero()[:, 0]
+            for feature in self.own_orders[k][n_known:]:
+                x[rows, feature] = self.labels.draw(self(x[rows], k), feature.expand(len(rows)), draws)
+        return x

@@ -1,0 +1,75 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.models import mixed
+
+from deformer.api import parts, tables
+from deformer.errors import InputError
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> parts.Job:
+    """A model of a table, and the table in four parts."""
+    table, _ = tables.learn(mixed(100), steps=5, epochs=None, minutes=None)
+    tables.save_table(tmp_path / "model.deformer", table)
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        mixed(30, seed=i).reset_index(drop=True).to_parquet(tmp_path / "in" / f"{i}.parquet")
+    return parts.Job(str(tmp_path / "model.deformer"), "cpu", "impute", seed=1)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.concat(pd.read_parquet(path) for path in sorted(folder.glob("*.parquet")))
+
+
+def test_parts_are_done_once(job: parts.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    filled = read(tmp_path / "out")
+    assert len(filled) == 120
+    assert filled.notna().all(axis=None)
+    changed = (tmp_path / "out" / "2.parquet").stat().st_mtime_ns
+    (tmp_path / "out" / "1.parquet").unlink()
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    assert "3 of 4 parts" in capsys.readouterr().err
+    assert (tmp_path / "out" / "2.parquet").stat().st_mtime_ns == changed
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), filled)
+
+
+def test_folders_that_make_no_sense_are_refused(job: parts.Job, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder of their own"):
+        parts.run(job, tmp_path / "in", tmp_path / "in")
+    with pytest.raises(InputError, match="no Parquet"):
+        parts.run(job, tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="local or ray"):
+        parts.run(job, tmp_path / "in", tmp_path / "out", "spark")
+
+
+def test_a_cluster_gives_the_same_also_when_a_worker_dies(
+    job: parts.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="the cluster is tested where Ray is installed")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work, niced workers would hardly begin
+    for i in range(4, 12):
+        mixed(400, seed=i).reset_index(drop=True).to_parquet(tmp_path / "in" / f"{i:02d}.parquet")
+    parts.run(job, tmp_path / "in", tmp_path / "alone")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        killer = subprocess.Popen([sys.executable, "-c", KILLER, str(tmp_path / "cluster")])
+        parts.run(job, tmp_path / "in", tmp_path / "cluster", "ray", 2)
+        assert killer.wait(10) == 0, "no worker was killed"
+    finally:
+        ray.shutdown()
+    pd.testing.assert_frame_equal(read(tmp_path / "cluster"), read(tmp_path / "alone"))
+
+
+KILLER = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+while not any(Path(sys.argv[1]).glob("*.parquet")):
+    time.sleep(0.05)
+workers = subprocess.run(["pgrep", "-f", "ray::.*Map"], capture_output=True, text=True).stdout.split()
+os.kill(int(workers[0]), signal.SIGKILL)
+"""
