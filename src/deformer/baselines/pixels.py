@@ -1,0 +1,185 @@
+"""PixelRNN and PixelCNN: images row by row, by masked convolutions and by LSTMs along rows or diagonals."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deformer.baselines.baseline import Batch
+from deformer.baselines.raster import RasterBaseline
+from deformer.data.schema import Binary, Continuous, Schema
+from deformer.errors import InputError
+from deformer.nn.families import Bernoulli, Family, Labels
+from deformer.nn.heads import Conditionals, Packed
+
+Images = Float[Tensor, "batch _ height width"]
+
+
+class MaskedConv(nn.Conv2d):
+    """A convolution that sees what lies before a pixel row by row, and with `itself` the pixel as well."""
+
+    mask: Tensor
+
+    def __init__(self, n_inputs: int, n_outputs: int, kernel: tuple[int, int], itself: bool) -> None:
+        height, width = kernel
+        super().__init__(n_inputs, n_outputs, kernel, padding=(height // 2, width // 2))
+        mask = torch.zeros(kernel)
+        mask[: height // 2] = 1
+        mask[height // 2, : width // 2 + itself] = 1
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, input: Images) -> Images:
+        seen: Tensor = self._conv_forward(input, self.weight * self.mask, self.bias)
+        return seen
+
+
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the next output and cell of an LSTM from its summed gates, (batch, 4 * channels, places)."""
+    forget, enter, leave, new = gates.chunk(4, 1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
+    return torch.sigmoid(leave) * torch.tanh(cell), cell
+
+
+class RowLSTM(nn.Module):
+    """An LSTM from row to row, whose states see three pixels of the row above."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.from_input = MaskedConv(2 * n_channels, 4 * n_channels, (1, 3), itself=True)
+        self.from_state = nn.Conv1d(n_channels, 4 * n_channels, 3, padding=1)
+
+    def forward(self, x: Images) -> Images:
+        gates = self.from_input(x)
+        state = cell = gates.new_zeros(len(x), gates.shape[1] // 4, x.shape[3])
+        rows = []
+        for row in gates.unbind(2):
+            state, cell = lstm(row + self.from_state(state), cell)
+            rows.append(state)
+        return torch.stack(rows, 2)
+
+
+class DiagonalLSTM(nn.Module):
+    """An LSTM along diagonals, whose states see the pixels above and to the left, so that all before are in reach."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.from_input = MaskedConv(2 * n_channels, 4 * n_channels, (1, 1), itself=True)
+        self.from_state = nn.Conv1d(n_channels, 4 * n_channels, 2)
+
+    def forward(self, x: Images) -> Images:
+        gates = skew(self.from_input(x))
+        state = cell = gates.new_zeros(len(x), gates.shape[1] // 4, x.shape[2])
+        columns = []
+        for column in gates.unbind(3):
+            state, cell = lstm(column + self.from_state(F.pad(state, (1, 0))), cell)
+            columns.append(state)
+        return unskew(torch.stack(columns, 3), x.shape[3])
+
+
+class DiagonalBiLSTM(nn.Module):
+    """Two LSTMs along diagonals, from the left and from the right; the latter's answer moves down by one row."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.left, self.right = DiagonalLSTM(n_channels), DiagonalLSTM(n_channels)
+
+    def forward(self, x: Images) -> Images:
+        right = self.right(x.flip(3)).flip(3)
+        left: Tensor = self.left(x)
+        return left + F.pad(right, (0, 0, 1, 0))[:, :, :-1]
+
+
+def skew(x: Images) -> Float[Tensor, "batch _ height slanted"]:
+    """Move every row one place further to the right than the one above."""
+    n, channels, height, width = x.shape
+    padded = F.pad(x, (0, height)).flatten(2)[..., : height * (width + height - 1)]
+    return padded.reshape(n, channels, height, width + height - 1)
+
+
+def unskew(x: Float[Tensor, "batch _ height slanted"], width: int) -> Images:
+    """Move the rows back."""
+    n, channels, height, _ = x.shape
+    return F.pad(x.flatten(2), (0, height)).reshape(n, channels, height, width + height)[..., :width]
+
+
+class Layer(nn.Module):
+    """One layer of the stack, added to what it read."""
+
+    def __init__(self, n_channels: int, kind: str) -> None:
+        super().__init__()
+        self.core: nn.Module
+        if kind == "cnn":
+            self.core = nn.Sequential(
+                nn.ReLU(),
+                MaskedConv(2 * n_channels, n_channels, (1, 1), itself=True),
+                nn.ReLU(),
+                MaskedConv(n_channels, n_channels, (3, 3), itself=True),
+                nn.ReLU(),
+            )
+        else:
+            self.core = RowLSTM(n_channels) if kind == "row" else DiagonalBiLSTM(n_channels)
+        self.out = nn.Conv2d(n_channels, 2 * n_channels, 1)
+
+    def forward(self, x: Images) -> Images:
+        summed: Tensor = x + self.out(self.core(x))
+        return summed
+
+
+class PixelRNN(RasterBaseline):
+    """A stack of layers between a masked convolution and one output per pixel.
+
+    Args:
+        kind: "row" (Row LSTM), "diagonal" (Diagonal BiLSTM) or "cnn" (PixelCNN, the quick one).
+        n_channels: Features h of a layer; the stack is 2h wide.
+        n_layers: Layers.
+
+    Raises:
+        InputError: The features are not the pixels of an image, all with the same labels.
+
+    References:
+        Pixel Recurrent Neural Networks (van den Oord et al., 2016), https://arxiv.org/abs/1601.06759
+
+    Example:
+        >>> from deformer import Binary, image_schema
+        >>> PixelRNN(image_schema(3, 3, Binary()), "cnn", 4, 1).log_prob(torch.zeros(2, 9)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self, schema: Schema, kind: Literal["row", "diagonal", "cnn"] = "row", n_channels: int = 16, n_layers: int = 7
+    ) -> None:
+        super().__init__(schema)
+        domains = {f.domain for f in schema.features}
+        places = [f.coordinates for f in schema.features]
+        rows, columns = (
+            zip(*(p for p in places if p is not None and len(p) == 2), strict=True) if all(places) else ((), ())
+        )
+        self.height, self.width = (int(max(axis, default=0)) + 1 for axis in (rows, columns))
+        raster = [(float(r), float(c)) for r in range(self.height) for c in range(self.width)]
+        domain = next(iter(domains))
+        if len(domains) > 1 or isinstance(domain, Continuous) or places != raster:
+            raise InputError("PixelRNN needs the pixels of one image, row by row, all with the same labels.")
+        self.family: Family = Bernoulli() if isinstance(domain, Binary) else Labels(domain.n_labels)
+        self.n_labels = domain.n_labels
+        n_inputs = 1 if isinstance(domain, Binary) else domain.n_labels
+        self.first = MaskedConv(n_inputs, 2 * n_channels, (7, 7), itself=False)
+        self.layers = nn.Sequential(*(Layer(n_channels, kind) for _ in range(n_layers)))
+        self.last = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(2 * n_channels, 2 * n_channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(2 * n_channels, self.family.n_params, 1),
+        )
+
+    def conditionals(self, x: Batch) -> Conditionals:
+        values = x.view(len(x), self.height, self.width)
+        if self.n_labels == 2:
+            channels = values[:, None]
+        else:
+            channels = F.one_hot(values.long(), self.n_labels).movedim(-1, 1).to(x.dtype)
+        out = self.last(self.layers(self.first(channels)))
+        params = out.movedim(1, -1).reshape(-1, self.family.n_params)
+        return Conditionals((Packed(self.family, params, None, None, None),), (len(x), math.prod(values.shape[1:])))

@@ -1,0 +1,38 @@
+"""What models of one fixed order share: that of the columns, for images row by row from the top left."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from deformer.baselines.baseline import Baseline, Batch
+from deformer.data.orders import raster_orders
+from deformer.errors import InputError
+from deformer.nn.heads import Conditionals
+
+
+class RasterBaseline(Baseline):
+    """A model that predicts each column from those before it, all at once where they are known."""
+
+    @abstractmethod
+    def conditionals(self, x: Batch) -> Conditionals:
+        """Give p(x_i | x_1, ..., x_{i-1}) for every i."""
+
+    def orders(self, n: int, draws: torch.Generator) -> Tensor:
+        return raster_orders(torch.ones(n, len(self.schema), dtype=torch.bool))
+
+    def check(self, orders: Tensor) -> None:
+        if not torch.equal(orders, self.orders(len(orders), torch.Generator())):
+            raise InputError(f"{type(self).__name__} knows one order, that of the columns.")
+
+    def loss(self, x: Batch, draws: torch.Generator) -> Tensor:
+        return -self.conditionals(x).log_prob(x).sum(-1).mean()
+
+    def terms(self, x: Batch, orders: Tensor) -> Batch:
+        return self.conditionals(x).log_prob(x)
+
+    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
+        x = x.clone()
+        for i in range(n_known, x.shape[1]):
+            x[:, i] = self.conditionals(x).sample(draws)[:, i]
+        return x
