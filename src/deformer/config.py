@@ -17,7 +17,8 @@ class ModelConfig:
     """The shape of a network.
 
     Args:
-        wiring: "two_stream" (content and query streams, half the keys) or "interleaved" (the paper's z u z u ...).
+        wiring: "two_stream" (content and query streams, half the keys), "interleaved" (the paper's z u z u ...) or
+            "single_stream" (each token holds what was observed last and who is asked next).
         d_model: Width of a token.
         n_layers: Number of blocks.
         content_layers: Blocks that content passes in "two_stream"; queries pass all, and later ones read content as
@@ -36,7 +37,7 @@ class ModelConfig:
         n_components: How many of them.
     """
 
-    wiring: Literal["two_stream", "interleaved"] = "two_stream"
+    wiring: Literal["two_stream", "interleaved", "single_stream"] = "two_stream"
     d_model: int = 128
     n_layers: int = 4
     content_layers: int | None = None

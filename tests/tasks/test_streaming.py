@@ -137,8 +137,8 @@ def test_values_of_tables_are_coded() -> None:
     assert session.predict("x2").mean().shape == (1,)
 
 
-@pytest.mark.parametrize("config", ["two_stream", "interleaved", "neighbours", "shallow_content"])
-@pytest.mark.parametrize("memory", [0, 2**13, 2**28])
+@pytest.mark.parametrize("config", ["two_stream", "interleaved", "neighbours", "single_stream"])
+@pytest.mark.parametrize("memory", [0, 2**15, 2**28])
 def test_a_pool_equals_its_sessions(config: str, memory: int) -> None:
     model = small_model("placed", config)
     pool, alone = SessionPool(model, memory=memory), {n: Session(model) for n in range(7)}

@@ -102,7 +102,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper: the paper's network and training.")] = "default",
-    wiring: Annotated[str | None, typer.Option(help="two_stream or interleaved.")] = None,
+    wiring: Annotated[str | None, typer.Option(help="two_stream, interleaved or single_stream.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of a token.", min=1, max=16_384)] = None,
     n_layers: Annotated[int | None, typer.Option(help="Number of blocks.", min=1, max=1_000)] = None,
     n_heads: Annotated[int | None, typer.Option(help="Attention heads.", min=1, max=1_024)] = None,

@@ -125,7 +125,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.content_layers = config.n_layers if config.wiring == "interleaved" else config.depth_of_content
+        self.content_layers = config.depth_of_content if config.wiring == "two_stream" else config.n_layers
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
@@ -46,12 +46,16 @@ class DEformer(nn.Module):
         self.head = Head(schema, self.config.d_model, self.config.n_components, self.config.mixture)
         self.rotary = self._make_rotary()
         self.neighbours = make_neighbours(schema, self.config)
-        if self.two_stream:
+        if self.config.wiring != "interleaved":
             self.beginning = nn.Parameter(torch.randn(self.config.d_model) * 0.5)
 
     @property
     def two_stream(self) -> bool:
         return self.config.wiring == "two_stream"
+
+    @property
+    def single_stream(self) -> bool:
+        return self.config.wiring == "single_stream"
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +132,9 @@ class DEformer(nn.Module):
             told = torch.cat([nowhere, features[:, :-1]], 1)
             pairs, places = torch.stack([u, z], 2), torch.stack([told, features], 2)  # batch n 2 d_model
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2, drop=drop)
+        elif self.single_stream:
+            before = torch.cat([self.beginning.expand(len(u), 1, -1).to(u.dtype), u[:, :-1]], 1)
+            processed = self.backbone.extend(before + z, self._turns(features), drop=drop)
         else:
             pairs, places = torch.stack([z, u], 2), features.repeat_interleave(2, 1)
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places), drop=drop)[:, ::2]
@@ -148,7 +155,8 @@ class DEformer(nn.Module):
             token, nowhere = self._beginning(batch)
             cache = cache.grow(1, room=room + 1)
             self.backbone.extend(token, self._turns(nowhere), cache=cache)
-        return State(self, cache, room, self.nothing_known(batch))
+        pending = self.beginning.expand(batch, 1, -1) if self.single_stream else None
+        return State(self, cache, room, self.nothing_known(batch), pending)
 
     @torch.no_grad()
     def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
@@ -165,12 +173,19 @@ def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) 
 
 @dataclass(frozen=True)
 class State:
-    """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was."""
+    """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was.
+
+    Args:
+        room: Observations that space is made for at once.
+        evidence: What the network of the neighbours looks things up in.
+        pending: In "single_stream" what was observed last, (batch, 1, d_model): part of the token of whoever is next.
+    """
 
     model: DEformer
     cache: Cache
     room: int = 0
     evidence: Evidence | None = None
+    pending: Tensor | None = None
 
     @torch.no_grad()
     def observe(
@@ -185,21 +200,24 @@ class State:
         """
         model = self.model
         evidence, around = model.tell_neighbours(self.evidence, features, values, present)
-        u = model.tokens.u(features, values) + around
-        if not model.two_stream:
-            u = torch.stack([model.tokens.z(features) + around, u], 2).flatten(1, 2)
+        x, pending = model.tokens.u(features, values) + around, None
+        if self.pending is not None:
+            before, pending = _shifted(self.pending.to(x.dtype), x, present)
+            x = before + model.tokens.z(features) + around
+        elif not model.two_stream:
+            x = torch.stack([model.tokens.z(features) + around, x], 2).flatten(1, 2)
             features = features.repeat_interleave(2, 1)
             present = None if present is None else present.repeat_interleave(2, 1)
-        factor = 1 if model.two_stream else 2
-        cache = self.cache.grow(u.shape[1], present, factor * self.room + 1)
-        model.backbone.extend(u, model._turns(features), cache=cache)
-        return dataclasses.replace(self, cache=cache, evidence=evidence)
+        factor = 2 if model.config.wiring == "interleaved" else 1
+        cache = self.cache.grow(x.shape[1], present, factor * self.room + 1)
+        model.backbone.extend(x, model._turns(features), cache=cache)
+        return dataclasses.replace(self, cache=cache, evidence=evidence, pending=pending)
 
     @torch.no_grad()
     def predict(self, features: Identities) -> Conditionals:
         """Give p(x_i | everything observed) for any number of features at once, each on its own."""
         model = self.model
-        z = model.queries(features, self.evidence)
+        z = model.queries(features, self.evidence) + (0.0 if self.pending is None else self.pending)
         processed = model.backbone.ask(z, model._turns(features), self.cache, own=not model.two_stream)
         conditionals: Conditionals = model.head(processed, features)
         return conditionals
@@ -227,4 +245,19 @@ class State:
     def select(self, rows: Tensor) -> "State":
         """Follow some of the rows, possibly several copies of one."""
         evidence = None if self.evidence is None else self.evidence.select(rows)
-        return dataclasses.replace(self, cache=self.cache.select(rows), evidence=evidence)
+        pending = None if self.pending is None else self.pending[rows]
+        return dataclasses.replace(self, cache=self.cache.select(rows), evidence=evidence, pending=pending)
+
+
+def _shifted(
+    first: Float[Tensor, "batch 1 d_model"],
+    u: Float[Tensor, "batch n d_model"],
+    present: Bool[Tensor, "batch n"] | None,
+) -> tuple[Float[Tensor, "batch n d_model"], Float[Tensor, "batch 1 d_model"]]:
+    """Give the last present token before each position, and the last one of all."""
+    n = u.shape[1]
+    places = torch.arange(1, n + 1, device=u.device).expand(u.shape[:2])
+    newest = (places if present is None else places.masked_fill(~present, 0)).cummax(1).values
+    at = torch.cat([torch.zeros_like(newest[:, :1]), newest], 1)[..., None].expand(-1, -1, u.shape[2])
+    found = torch.cat([first, u], 1).gather(1, at)
+    return found[:, :-1], found[:, -1:]

@@ -20,19 +20,20 @@ class Slots:
         self.model, self.n_slots = model, n_slots
         self._fresh = model.start(1)
         keys = self._fresh.cache.store.keys  # layers 1 heads 1 width
-        self._per_value = 1 if model.two_stream else 2
+        self._per_value = 2 if model.config.wiring == "interleaved" else 1
         room = self._fresh.cache.length + self._per_value * len(model.schema)
         self._keys = keys.new_empty(keys.shape[0], n_slots, keys.shape[2], room, keys.shape[4])
         self._values = torch.empty_like(self._keys)
         self._lengths = torch.zeros(n_slots, dtype=torch.long, device=keys.device)
         self._evidence = model.nothing_known(n_slots)
+        self._pending = None if self._fresh.pending is None else self._fresh.pending.repeat(n_slots, 1, 1)
         self._clock = 0  # later than every observation so far, in whichever slot
 
     @staticmethod
     def bytes_per_slot(model: DEformer) -> int:
         """Give the memory that one state takes when it has observed everything."""
         c, n_values = model.config, len(model.schema)
-        tokens = 1 + n_values if model.two_stream else 2 * n_values
+        tokens = 2 * n_values if c.wiring == "interleaved" else 1 + n_values
         size = next(model.parameters()).element_size()
         return size * (2 * c.n_layers * c.d_model * tokens) + (size + 4) * (n_values + 1)
 
@@ -45,6 +46,8 @@ class Slots:
         if self._evidence is not None:
             empty = Evidence.empty(len(slots), len(self.model.schema), self._evidence.values)
             self._evidence.values[slots], self._evidence.times[slots] = empty.values, empty.times
+        if self._pending is not None and self._fresh.pending is not None:
+            self._pending[slots] = self._fresh.pending
 
     def take(self, slots: Tensor, n_new: int) -> State:
         """Copy the states of some slots into one that has room for so many new observations."""
@@ -59,7 +62,8 @@ class Slots:
         if self._evidence is not None:
             known = self._evidence
             evidence = Evidence(known.values[slots], known.times[slots], self._clock)
-        return State(self.model, Cache.holding(keys, values, longest, present), 0, evidence)
+        pending = None if self._pending is None else self._pending[slots]
+        return State(self.model, Cache.holding(keys, values, longest, present), 0, evidence, pending)
 
     @staticmethod
     def _take(store: Tensor, slots: Tensor, longest: int, room: int) -> Tensor:
@@ -81,3 +85,5 @@ class Slots:
         if self._evidence is not None and evidence is not None:
             self._evidence.values[slots], self._evidence.times[slots] = evidence.values, evidence.times
             self._clock = max(self._clock, evidence.length)
+        if self._pending is not None and state.pending is not None:
+            self._pending[slots] = state.pending
