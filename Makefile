@@ -4,6 +4,9 @@ export VENV
 DEFORMER_DATA ?= $(realpath ../shared/data)
 export DEFORMER_DATA
 
+# Processes of pytest, on one thread each.
+JOBS ?= 2
+
 .PHONY: setup quickstart mnist test
 
 setup:
@@ -20,4 +23,4 @@ test: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy src
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)

@@ -105,14 +105,12 @@ class Theirs:
         return sum(p.numel() for p in self.model.parameters())
 
 
-OURS = {"qk_norm": True}
-RECIPE: dict[str, Any] = {"weight_decay": 0.05, "subsets": "informative"}
 ANY_ORDER = ("deformer", "deformer interleaved", "deformer single stream", "DeepNADE", "MADE, 32 orders")
 MODELS: dict[str, Callable[[Schema], Contender]] = {
-    "deformer": lambda s: Ours(s, OURS, RECIPE),
-    "deformer interleaved": lambda s: Ours(s, {**OURS, "wiring": "interleaved"}, RECIPE),
-    "deformer single stream": lambda s: Ours(s, {**OURS, "wiring": "single_stream"}, RECIPE),
-    "deformer, fixed order": lambda s: Ours(s, OURS, {**RECIPE, "curriculum": ((1.0, 1.0),)}, "raster"),
+    "deformer": lambda s: Ours(s, {}, {}),
+    "deformer interleaved": lambda s: Ours(s, {"wiring": "interleaved"}, {}),
+    "deformer single stream": lambda s: Ours(s, {"wiring": "single_stream"}, {}),
+    "deformer, fixed order": lambda s: Ours(s, {}, {"curriculum": ((1.0, 1.0),)}, "raster"),
     "DeepNADE": lambda s: Theirs(DeepNADE(s)),
     "MADE, 32 orders": lambda s: Theirs(MADE(s)),
     "NADE, fixed order": lambda s: Theirs(DeepNADE(s, fixed=True)),

@@ -41,9 +41,8 @@ from deformer.train.checkpoint import read_tensors, write_tensors
 from deformer.train.fit import newest
 from deformer.train.process import keep_memory
 
-SHIPPED_NETWORK: dict[str, Any] = {"qk_norm": True}
 SHIPPED_TRAINING: dict[str, Any] = {
-    **{"minutes": 180.0, "constant": 0.7, "averaging": 0.999, "weight_decay": 0.05, "subsets": "informative"},
+    **{"minutes": 180.0, "constant": 0.7, "averaging": 0.999},
     "curriculum": ((0.06, 0.1), (0.15, 0.2), (0.4, 0.45), (0.92, 0.65), (1.0, 1.0)),
     **{"validation_rows": 300, "validation_orders": 2},
 }
@@ -116,7 +115,7 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
     if preset == "paper":
         config, shape = paper_training(**training), dataclasses.replace(paper_config(), **network)
     else:
-        config, shape = TrainConfig(**{**SHIPPED_TRAINING, **training}), ModelConfig(**{**SHIPPED_NETWORK, **network})
+        config, shape = TrainConfig(**{**SHIPPED_TRAINING, **training}), ModelConfig(**network)
     rows, held_out = paper_split()
     model = new_model(rows.schema, shape, config.seed)
     if preset == "shipped":

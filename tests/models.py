@@ -28,10 +28,10 @@ SCHEMAS = {
     ),
 }
 CONFIGS = {
-    "two_stream": ModelConfig(d_model=16, n_layers=2, n_heads=2, neighbourhood=0),
+    "two_stream": ModelConfig(d_model=16, n_layers=2, n_heads=2, neighbourhood=0, qk_norm=False),
     "interleaved": ModelConfig(d_model=16, n_layers=2, n_heads=2, wiring="interleaved", neighbourhood=1),
     "neighbours": ModelConfig(d_model=16, n_layers=2, n_heads=2, neighbourhood=1),
-    "shallow_content": ModelConfig(d_model=16, n_layers=3, n_heads=2, content_layers=1, qk_norm=True),
+    "shallow_content": ModelConfig(d_model=16, n_layers=3, n_heads=2, content_layers=1),
     "single_stream": ModelConfig(d_model=16, n_layers=2, n_heads=2, wiring="single_stream", neighbourhood=1),
     "post_norm": ModelConfig(d_model=16, n_layers=2, n_heads=2, norm="post", activation="relu", mixture="gaussian"),
 }

@@ -47,7 +47,7 @@ class ModelConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     tokens: Literal["embedding", "mlp"] = "embedding"
     mlp_widths: tuple[int, ...] = (128, 256)
-    qk_norm: bool = False
+    qk_norm: bool = True
     rotary_base: float | None = 100.0
     neighbourhood: int = 5
     mixture: Literal["gaussian", "logistic"] = "logistic"
@@ -82,6 +82,7 @@ def paper_config() -> ModelConfig:
         norm="post",
         activation="relu",
         tokens="mlp",
+        qk_norm=False,
         rotary_base=None,
         neighbourhood=0,
     )
@@ -105,14 +106,14 @@ class TrainConfig:
         rows_per_step: Rows in a batch. None: from tokens_per_step.
         curriculum: (until which fraction of the run, which fraction of the features) in turn. A random subset of
             features is a valid sample of a marginal and costs less than a whole row.
-        subsets: How these subsets are drawn: "uniform", or "informative", where the chance of a feature falls with the
-            entropy of its marginal distribution, since what hardly varies is quickly learned.
+        subsets: How these subsets are drawn: "informative", where the chance of a feature falls with the
+            entropy of its marginal distribution, since what hardly varies is quickly learned; or "uniform".
         orders: "random" (a fresh one per row and step) or "raster" (column order, a fixed-order model).
         lr: Of Adam.
         muon_lr: Of Muon.
         betas: Of Adam.
         eps: Of Adam.
-        weight_decay: Decoupled, on matrices.
+        weight_decay: Decoupled, on the matrices that Muon trains.
         dropout: Share of what each block adds that is left out at random, against overfitting.
         warmup_steps: Steps of linear warm-up.
         constant: Fraction of the run at full rates, after which they fall linearly.
@@ -140,14 +141,14 @@ class TrainConfig:
     recipe: Literal["muon", "adam"] = "muon"
     tokens_per_step: int = 4704
     rows_per_step: int | None = None
-    curriculum: tuple[tuple[float, float], ...] = ((0.233, 0.125), (0.467, 0.25), (0.7, 0.5), (1.0, 1.0))
-    subsets: Literal["uniform", "informative"] = "uniform"
+    curriculum: tuple[tuple[float, float], ...] = ((0.233, 0.1), (0.467, 0.2), (0.7, 0.4), (0.95, 0.65), (1.0, 1.0))
+    subsets: Literal["uniform", "informative"] = "informative"
     orders: Literal["random", "raster"] = "random"
     lr: float = 2e-3
     muon_lr: float = 2e-2
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-9
-    weight_decay: float = 0.0
+    weight_decay: float = 0.05
     dropout: float = 0.0
     warmup_steps: int = 100
     constant: float = 0.4

@@ -16,8 +16,8 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
 
 def test_the_curriculum_grows_to_whole_rows_at_equal_cost() -> None:
     sizes = [n_features_now(CONFIG, done, 784) for done in (0.0, 0.3, 0.5, 0.9, 1.0)]
-    assert sizes == [98, 196, 392, 784, 784]
-    assert [n_rows_now(CONFIG, n, 50_000) for n in sizes] == [48, 24, 12, 6, 6]
+    assert sizes == [78, 157, 314, 510, 784]
+    assert [n_rows_now(CONFIG, n, 50_000) for n in sizes] == [60, 29, 14, 9, 6]
     assert n_rows_now(CONFIG, 1, 10) == 10
 
 

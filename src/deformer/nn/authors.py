@@ -1,12 +1,13 @@
 """Weights of the paper's authors, from the layout of their released module into ours."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from deformer.config import ModelConfig
+from deformer.config import ModelConfig, paper_config
 from deformer.data.schema import Binary, Categorical, Domain, image_schema
 from deformer.errors import CheckpointError
 from deformer.nn.model import DEformer
@@ -84,16 +85,11 @@ def _domain(classifier_bias: Tensor) -> Domain:
 
 def _config(ours: Mapping[str, Tensor], n_heads: int) -> ModelConfig:
     widths = [len(ours[f"tokens.g_z.{k}.bias"]) for k in range(0, 100, 2) if f"tokens.g_z.{k}.bias" in ours]
-    return ModelConfig(
-        wiring="interleaved",
+    return dataclasses.replace(
+        paper_config(),
         d_model=widths[-1],
         n_layers=sum(name.endswith(".up.weight") for name in ours),
         n_heads=n_heads,
         d_ff=len(ours["backbone.blocks.0.up.weight"]),
-        norm="post",
-        activation="relu",
-        tokens="mlp",
         mlp_widths=tuple(widths[:-1]),
-        rotary_base=None,
-        neighbourhood=0,
     )
