@@ -1,4 +1,4 @@
-"""How soon a row is known to be anomalous: `python -m benchmarks.early_alarm --data FOLDER [--quick]`.
+"""How soon a row is known to be anomalous: `python -m benchmarks.early_alarm --data FOLDER`.
 
 Values arrive in random orders. Thresholds are calibrated on held-out ordinary rows for every number of values, at 1 %
 and 5 % false alarms; then the share of anomalous rows above them is counted at tenths of the features. Tables of
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from benchmarks.machine import RESULTS, circumstances
 from benchmarks.tables.anomaly import SETS
@@ -22,17 +23,18 @@ from deformer.data.table import subset
 from deformer.tasks.streaming import excess_of_prefixes
 from deformer.train.process import keep_memory
 
+Part = tuple[Rows, Tensor | None]  # codes, and ln p(value | code) of labels and levels
 RATES = (0.01, 0.05)
 TENTHS = tuple(range(1, 11))
 
 
 def detection(
-    model: DEformer, calibration: Rows, ordinary: Rows, anomalous: Rows, n_orders: int = 4
+    model: DEformer, calibration: Part, ordinary: Part, anomalous: Part, n_orders: int = 4
 ) -> dict[str, list[float]]:
     """Give shares of alarms among ordinary and anomalous rows after each tenth of the features, by rate."""
     prefixes = [
-        excess_of_prefixes(model, rows, n_orders, generator(0, name))
-        for name, rows in (("calibration", calibration), ("ordinary", ordinary), ("anomalous", anomalous))
+        excess_of_prefixes(model, rows, n_orders, generator(0, name), base)
+        for name, (rows, base) in (("calibration", calibration), ("ordinary", ordinary), ("anomalous", anomalous))
     ]
     n = prefixes[0].shape[1]
     at = [max(1, round(n * tenth / 10)) - 1 for tenth in TENTHS]
@@ -40,7 +42,8 @@ def detection(
     for rate in RATES:
         limits = torch.nanquantile(prefixes[0], 1 - rate, dim=0)
         for name, excess in (("false", prefixes[1]), ("detected", prefixes[2])):
-            results[f"{name}_at_{rate}"] = [float((excess[:, i] > limits[i]).double().mean()) for i in at]
+            columns = [(excess[:, i][~excess[:, i].isnan()], limits[i]) for i in at]
+            results[f"{name}_at_{rate}"] = [float((known > limit).double().mean()) for known, limit in columns]
     return results
 
 
@@ -51,7 +54,7 @@ def of_table(data: Path, name: str, minutes: float, seed: int = 0) -> dict[str, 
     ordinary = np.random.default_rng(seed).permutation(X[y == 0])
     cuts = np.split(ordinary, [len(ordinary) // 2, 3 * len(ordinary) // 4])
     table, _ = tables.learn(cuts[0], minutes=minutes, seed=seed, device="cpu")
-    calibration, rest, anomalous = (table.codec.encode(part)[0] for part in (cuts[1], cuts[2], X[y == 1]))
+    calibration, rest, anomalous = (tables.codes_and_base(table, part) for part in (cuts[1], cuts[2], X[y == 1]))
     return {"features": X.shape[1], **detection(table.model, calibration, rest, anomalous, 16)}
 
 
@@ -61,7 +64,7 @@ def of_digits(data: Path, n_rows: int) -> dict[str, Any]:
     assert digits.validation is not None
     assert digits.test is not None
     parts = [
-        subset(rows, n_rows, generator(0, name))
+        (subset(rows, n_rows, generator(0, name)), None)
         for name, rows in (("valid", digits.validation), ("test", digits.test), ("letters", letters.train))
     ]
     return {"features": 784, **detection(pretrained("mnist-binarized"), parts[0], parts[1], parts[2], 1)}

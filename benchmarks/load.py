@@ -24,7 +24,7 @@ import pandas as pd
 
 from benchmarks.machine import RESULTS, circumstances
 from deformer.api import tables
-from deformer.api.service.app import Limits
+from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.tasks.streaming import Session
 
@@ -51,12 +51,13 @@ def start(model: Path) -> tuple[subprocess.Popen[bytes], str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "deformer.api.cli", "serve", "--model", str(model), "--port", str(port)]
     server, url = subprocess.Popen(command, stderr=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
-    while True:
+    while server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:
                 return server, url
         except httpx.TransportError:
             time.sleep(0.2)
+    raise SystemExit("The service did not start.")
 
 
 class Load:
@@ -74,8 +75,7 @@ class Load:
         answer = await self.http.post(f"/v1/{path}", json=body)
         self.took.setdefault(kind, []).append(time.perf_counter() - begin)
         if not answer.is_success:
-            self.errors[f"{kind} {answer.status_code}"] += 1
-            raise httpx.HTTPError(answer.text)
+            raise httpx.HTTPError(f"{kind} {answer.status_code}")
         return answer.json()
 
     async def client(self, number: int) -> None:
@@ -84,7 +84,7 @@ class Load:
             try:
                 await draws.choice([self.score, self.session, self.session, self.impute])(draws)
             except httpx.HTTPError as error:
-                self.errors[type(error).__name__] += 1
+                self.errors[str(error) or type(error).__name__] += 1
 
     async def score(self, draws: random.Random) -> None:
         row = draws.choice(self.rows)
@@ -123,8 +123,8 @@ class Load:
 
 async def overload(http: httpx.AsyncClient, rows: list[Row], n: int) -> Counter[int]:
     """Send n requests at once, and count the answers by status."""
-    body = {"rows": rows[:200], "n_orders": 4}
-    answers = await asyncio.gather(*(http.post("/v1/impute", json={"rows": body["rows"]}) for _ in range(n)))
+    holes = [{name: value for name, value in row.items() if name[0] == "c"} for row in rows[:50]]
+    answers = await asyncio.gather(*(http.post("/v1/impute", json={"rows": holes}) for _ in range(n)))
     return Counter(a.status_code for a in answers)
 
 

@@ -9,8 +9,9 @@ from hypothesis import settings
 from tests.models import mixed, random_rows, small_model
 
 from deformer.api import tables
-from deformer.api.service.app import Limits, make_app
+from deformer.api.service.app import make_app
 from deformer.api.service.engine import Engine
+from deformer.api.service.work import Limits
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.tasks.density import log_prob

@@ -1,4 +1,4 @@
-"""The service as a process: who may ask, killing it, and random requests."""
+"""The service as a process: who may ask, and killing it."""
 
 import os
 import signal
@@ -15,7 +15,8 @@ import pytest
 from tests.models import mixed
 
 from deformer.api import tables
-from deformer.api.service.run import choose_token, open_engine
+from deformer.api.service.guard import LOOPBACK, Admission
+from deformer.api.service.run import choose_admission, open_engine
 from deformer.client import Client
 from deformer.errors import CheckpointError, InputError
 
@@ -43,6 +44,8 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
                     break
             except httpx.TransportError:
                 time.sleep(0.1)
+        else:
+            pytest.fail("the service was never ready")
         yield server, url
     finally:
         server.kill()
@@ -64,14 +67,14 @@ def test_a_killed_service_loses_no_acknowledged_snapshot(model: Path, tmp_path: 
 
 def test_a_token_is_needed_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEFORMER_TOKEN", raising=False)
-    assert choose_token("127.0.0.1", False) is choose_token("localhost", False) is choose_token("::1", False) is None
-    assert choose_token("0.0.0.0", True) is None
-    with pytest.raises(InputError, match="DEFORMER_TOKEN"):
-        choose_token("0.0.0.0", False)
-    with pytest.raises(InputError, match="DEFORMER_TOKEN"):
-        choose_token("example.org", False)
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert choose_admission(host, False) == Admission(None, LOOPBACK)
+    assert choose_admission("0.0.0.0", True) == Admission()
+    for host in ("0.0.0.0", "example.org"):
+        with pytest.raises(InputError, match="DEFORMER_TOKEN"):
+            choose_admission(host, False)
     monkeypatch.setenv("DEFORMER_TOKEN", "secret")
-    assert choose_token("0.0.0.0", False) == "secret"
+    assert choose_admission("0.0.0.0", False) == Admission("secret")
 
 
 def test_models_of_any_kind_are_opened(model: Path, tmp_path: Path) -> None:

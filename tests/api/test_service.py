@@ -1,7 +1,9 @@
+import asyncio
 import io
 import json
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from starlette.websockets import WebSocketDisconnect
 from tests.models import mixed, small_model
 
 from deformer.api import tables
-from deformer.api.service.app import Limits, make_app
+from deformer.api.service.app import make_app
+from deformer.api.service.batching import Batcher, Busy
 from deformer.api.service.engine import Engine
+from deformer.api.service.guard import LOOPBACK, Admission
+from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.client import Client, ServiceError
 from deformer.tasks.density import log_prob
@@ -133,14 +138,21 @@ def test_tables_are_taken_and_given(client: TestClient) -> None:
         ("impute", {"rows": [{}], "strategy": "mean", "n_imputations": 2}, 400, ["n_imputations"]),
         ("conditional", {"row": {}, "targets": ["colour"]}, 400, ["targets", 0]),
         ("conditional", {"row": {"kind": [1]}}, 422, ["body", "row", "kind", "bool"]),
-        ("sessions", {"snapshot": "../../etc/passwd"}, 404, None),
+        ("sessions", {"snapshot": "../outside"}, 404, None),
+        ("score", {"rows": [{"size": 10**400}]}, 400, ["rows", 0, "size"]),
+        ("score", {"rows": [{"size": 1e300}]}, 400, ["rows", 0, "size"]),
+        ("score", {"rows": [{"rooms": "inf"}]}, 400, ["rows", 0, "rooms"]),
+        ("score", {"rows": [{"sold": "0001-01-01"}]}, 400, ["rows", 0, "sold"]),
+        ("explain", {"rows": [{"size": 1}] * 100, "n_orders": 256}, 413, None),
         ("sessions/nobody/observe", {"name": "size", "value": 1}, 404, None),
     ],
 )
 def test_errors_name_the_field(
-    table: TableModel, path: str, body: dict[str, Any], status: int, field: list[Any] | None
+    table: TableModel, tmp_path: Path, path: str, body: dict[str, Any], status: int, field: list[Any] | None
 ) -> None:
-    with TestClient(make_app(Engine(table, "houses"), limits=Limits(rows=100))) as client:
+    (tmp_path / "outside.json").write_text("{}")
+    limits, folder = Limits(rows=100, values=20_000), tmp_path / "snapshots"
+    with TestClient(make_app(Engine(table, "houses"), limits=limits, snapshots=folder)) as client:
         error = post(client, path, status, **body)["error"]
     assert error["field"] == field
     assert error["message"]
@@ -149,7 +161,7 @@ def test_errors_name_the_field(
 def test_bodies_are_bounded_and_types_are_known(table: TableModel) -> None:
     with TestClient(make_app(Engine(table, "houses"), limits=Limits(body=1000))) as client:
         long = {"rows": [{"kind": "x" * 2000}]}
-        assert post(client, "score", 413, **long)["error"]["code"] == "request_entity_too_large"
+        assert post(client, "score", 413, **long)["error"]["code"] == "too_large"
         assert post(client, "sample", 413, given={"kind": "x" * 2000})
         answer = client.post("/v1/score", content=b"x", headers={"content-type": "image/png"})
         assert answer.status_code == 415
@@ -238,12 +250,13 @@ def test_a_socket_takes_observations(client: TestClient, table: TableModel) -> N
 
 
 def test_the_token_is_asked_for(table: TableModel) -> None:
-    with TestClient(make_app(Engine(table, "houses"), token="secret")) as client:
+    with TestClient(make_app(Engine(table, "houses"), admission=Admission("secret"))) as client:
         assert client.get("/v1/model").status_code == 401
         assert client.get("/v1/model", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/v1/model", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").json() == {"alive": True}
         assert client.get("/readyz").json() == {"ready": True}
+        assert client.post("/v1/sample", content=b"{").status_code == 401
         with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/v1/stream"):
             pass
         assert closed.value.code == 1008
@@ -265,3 +278,66 @@ def test_any_network_can_be_served() -> None:
         row = dict.fromkeys(names, 0)
         scored = post(client, "score", rows=[row], n_orders=1)["scores"][0]["mean_over_orders"]
         assert abs(scored - log_prob(model, torch.zeros(1, 6), sequence=one).item()) < 1e-4
+
+
+def test_pages_of_other_sites_are_kept_out(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses"), admission=Admission(hosts=LOOPBACK))) as client:
+        assert client.get("/v1/model").status_code == 200
+        assert client.get("/v1/model", headers={"host": "example.org"}).status_code == 403
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/v1/stream", headers={"origin": "http://a.b"}),
+        ):
+            pass
+        assert client.post("/v1/score", content=b"{}").status_code == 415
+
+
+def test_what_one_client_sends_does_not_fail_anothers(client: TestClient) -> None:
+    days = ["2024-03-01T00:00:00+01:00", "2024-03-01T00:00:00Z", "2024-03-01", "never"]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda day: client.post("/v1/score", json={"rows": [{"sold": day}]}), days * 4))
+    assert [a.status_code for a in answers] == [200, 200, 200, 400] * 4
+    filled = post(client, "impute", rows=[{"sold": days[1], "rooms": 2.5}])["imputations"][0][0]
+    assert filled["rooms"] == 2.5
+    assert filled["sold"].startswith("2024-03-01")
+    service = client.app.state.service  # type: ignore[attr-defined]
+    sessions = [post(client, "sessions", 201)["session"] for _ in range(2)]
+    pair = [(sessions[0], "size", 0.5), (sessions[1], "size", 10**400), ("nobody", "size", 1.0)]
+    good, bad, missing = service.sessions.observe(pair)
+    assert good.n_observed == 1
+    assert isinstance(bad, Exception)
+    assert isinstance(missing, Exception)
+
+
+def test_what_waits_is_computed_together_and_no_more_than_allowed() -> None:
+    batches: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[Any]:
+        batches.append(len(items))
+        begun.set()
+        go.wait(10)
+        return [ValueError(str(i)) if i == 3 else 10 * i for i in items]
+
+    async def ask() -> None:
+        batcher = Batcher(work, most=3, waiting=4)
+        with ThreadPoolExecutor(1) as executor:
+            batcher.start(executor)
+            first = asyncio.create_task(batcher.ask(0))
+            await asyncio.to_thread(begun.wait)
+            others = [asyncio.create_task(batcher.ask(i)) for i in range(1, 6)]
+            await asyncio.sleep(0.01)
+            others[0].cancel()  # given up, so never computed
+            go.set()
+            found = await asyncio.gather(first, *others, return_exceptions=True)
+            assert found[0] == 0
+            assert isinstance(found[1], asyncio.CancelledError)
+            assert found[2] == 20
+            assert isinstance(found[3], ValueError)
+            assert found[4] == 40
+            assert isinstance(found[5], Busy)
+            assert batches == [1, 2, 1]
+            await batcher.stop()
+            assert not batcher.alive
+
+    asyncio.run(ask())

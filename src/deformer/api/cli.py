@@ -353,8 +353,8 @@ def serve(
     except ImportError as error:
         raise InputError(f"The service needs more packages: pip install 'deformer[serve]' ({error.name}).") from error
 
-    token = run.choose_token(host, no_auth)
-    run.serve(run.open_engine(model, device.value, ordinary, alarm_rate), host, port, token, snapshots)
+    admission = run.choose_admission(host, no_auth)
+    run.serve(run.open_engine(model, device.value, ordinary, alarm_rate), host, port, admission, snapshots)
 
 
 @app.command()

@@ -36,7 +36,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             their values look like.
         network, training: Changes to the network and the training that the table's size would choose, by the names of
             `ModelConfig` and `TrainConfig`.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu" or "cuda".
         random_state: Seed of all that is drawn, in learning and in use.
         progress: Whether a bar on standard error shows the validation NLL in nats.
 

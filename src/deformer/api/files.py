@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         InputError: An unknown device, or one that this machine does not have.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "cpu": True}  # MPS knows no float64, which units of data need
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
     if not available.get(name, False):

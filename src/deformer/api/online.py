@@ -64,8 +64,15 @@ class DEformerStream:
         self._rows: deque[Row] = deque(maxlen=buffer)
 
     def learn_one(self, row: Row) -> "DEformerStream":
-        """Take in a row. Keys that the warm-up did not know are ignored; None and NaN count as absent."""
-        self._rows.append(dict(row))
+        """Take in a row. Keys that the warm-up did not know are ignored; None and NaN count as absent.
+
+        Raises:
+            InputError: A value that its column cannot hold; the row is not kept.
+        """
+        row = {str(name): value for name, value in row.items()}
+        if self.table is not None:
+            self.table.codec.encode(self._frame([row], self.table))  # what cannot be coded is refused, and not kept
+        self._rows.append(row)
         self.n_seen += 1
         if self.table is None:
             if self.n_seen >= self.warm_up:
@@ -78,7 +85,7 @@ class DEformerStream:
         """Give -ln p of what the row holds, in nats: higher = more anomalous. Nothing is learned from it."""
         if self.table is None:
             return 0.0
-        frame = self._frame([row], self.table)
+        frame = self._frame([{str(name): value for name, value in row.items()}], self.table)
         if frame.isna().all(axis=None):
             return 0.0
         return -float(tables.log_prob(self.table, frame, self.n_orders)[0])
@@ -110,13 +117,6 @@ class DEformerStream:
             len(rows), len(table.codec.names), None, None, self.steps_per_update, self.n_seen
         )
         rates: dict[str, Any] = {"lr": config.lr / 4, "muon_lr": config.muon_lr / 4, "warmup_steps": 0}
-        fit(
-            model,
-            rows,
-            TrainConfig(**{**vars(config), **rates, **(self.training or {}), **self._limits()}),
-            fresh=False,
-        )
+        limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None}
+        fit(model, rows, TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits}), fresh=False)
         self.table = TableModel(table.codec, model.eval(), table.seed)
-
-    def _limits(self) -> dict[str, Any]:
-        return {"steps": self.steps_per_update, "epochs": None, "minutes": None}

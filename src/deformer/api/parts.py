@@ -1,8 +1,10 @@
 """Tables in folders of Parquet files: one output part for every input part, on one machine or on a cluster."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,17 +12,15 @@ from deformer.api import table_commands
 from deformer.api.files import make_folder
 from deformer.api.tables import TableModel
 from deformer.errors import InputError
-
-PRIME = 1_000_003
+from deformer.train.checkpoint import write_bytes
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a table, where its result goes, and its number among all."""
+    """One file of a table, and where its result goes."""
 
     path: Path
     output: Path
-    number: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Job:
         if self.kind == "score":
             table_commands.score(table, part.path, part.output, self.n_orders)
         else:
-            seed = self.seed + PRIME * part.number
+            name = f"{self.seed}/{part.path.name}".encode()
+            seed = int.from_bytes(hashlib.blake2b(name, digest_size=6).digest(), "big")
             table_commands.impute(table, part.path, part.output, self.strategy, self.n_imputations, seed)
 
 
@@ -59,10 +60,9 @@ class Worker:
         self.job, self.table = job, job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        paths, outputs, numbers = batch["path"], batch["output"], batch["number"]
-        for path, output, number in zip(paths, outputs, numbers, strict=True):
-            self.job.do(self.table, Part(Path(str(path)), Path(str(output)), int(number)))
-        return {"output": outputs}
+        for path, output in zip(batch["path"], batch["output"], strict=True):
+            self.job.do(self.table, Part(Path(str(path)), Path(str(output))))
+        return {"output": batch["output"]}
 
 
 def find_parts(folder: Path, output: Path) -> list[Part]:
@@ -70,7 +70,7 @@ def find_parts(folder: Path, output: Path) -> list[Part]:
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise InputError(f"{folder} holds no Parquet files.")
-    return [Part(path, output / path.name, number) for number, path in enumerate(paths)]
+    return [Part(path, output / path.name) for path in paths]
 
 
 def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_workers: int = 2) -> None:
@@ -85,6 +85,7 @@ def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_wo
         raise InputError(f"engine must be local or ray, not {engine!r}.")
     parts = find_parts(folder, output)
     make_folder(output)
+    _note(job, output / ".job.json")
     left = [part for part in parts if not part.output.exists()]
     if len(left) < len(parts):
         print(f"{len(parts) - len(left)} of {len(parts)} parts were there already.", file=sys.stderr)
@@ -94,6 +95,18 @@ def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_wo
         table = job.open()
         for part in left:
             job.do(table, part)
+
+
+def _note(job: Job, path: Path) -> None:
+    """Keep what the results in a folder are of, so that no other job adds to them.
+
+    Raises:
+        InputError: Another job's results are there.
+    """
+    written = json.dumps({**asdict(job), "device": None})
+    if path.exists() and path.read_text() != written:
+        raise InputError(f"{path.parent} holds results of another model, or of other options: {path.read_text()}")
+    write_bytes(path, written.encode())
 
 
 def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:
@@ -106,7 +119,8 @@ def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:
         import ray
     except ImportError as error:
         raise InputError("The engine needs Ray: pip install 'deformer[ray]'.") from error
-    items = [{"path": str(p.path.resolve()), "output": str(p.output.resolve()), "number": p.number} for p in parts]
+    items = [{"path": str(p.path.resolve()), "output": str(p.output.resolve())} for p in parts]
+    job = replace(job, model=str(Path(job.model).resolve()))
     work = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
         fn_constructor_args=(job,),

@@ -254,10 +254,15 @@ def expect(
 
 def alarms(table: TableModel, ordinary: Any, rate: float, n_orders: int = 4) -> Alarms:
     """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
-    rows, log_base = table.codec.encode(ordinary)
-    discrete = torch.tensor([values_of(column) is not None for column in table.codec.columns])
+    rows, base = codes_and_base(table, ordinary)
     draws = generator(table.seed, "alarms")
-    return calibrate(table.model, rows, rate, n_orders=n_orders, generator=draws, log_base=log_base * discrete)
+    return calibrate(table.model, rows, rate, n_orders=n_orders, generator=draws, log_base=base)
+
+
+def codes_and_base(table: TableModel, values: Any) -> tuple[Rows, Tensor]:
+    """Give codes, and ln p(value | code) of labels and levels, which may surprise; of numbers 0."""
+    rows, log_base = table.codec.encode(values)
+    return rows, log_base * torch.tensor([values_of(column) is not None for column in table.codec.columns])
 
 
 def ask_row(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ from deformer.data.schema import Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
+from deformer.tasks.density import batches
 
 Batch = Float[Tensor, "batch features"]
 
 
-class Baseline(nn.Module):
+class Baseline(nn.Module, ABC):
     """A density over complete rows of one schema."""
 
     def __init__(self, schema: Schema) -> None:
@@ -58,7 +59,8 @@ class Baseline(nn.Module):
         else:
             orders = check_orders(orders, len(x), len(self.schema), complete=True)
             self.check(orders)
-        return self.terms(x, orders).sum(-1)
+        parts = batches(len(x), len(self.schema))
+        return torch.cat([self.terms(x[part], orders[part]).sum(-1) for part in parts])
 
     @torch.no_grad()
     def sample(self, n: int, draws: torch.Generator) -> Batch:
@@ -136,10 +138,11 @@ def fit_baseline(
         took = (time.monotonic() - start) / 60
         done = max(took / minutes if minutes else 0.0, step / steps if steps else 0.0)
         if done >= min(next_look, 1.0):
-            next_look += 1 / n_validations
+            paused = time.monotonic()
             nll = -model.eval().log_prob(validation, draws=generator(seed, "validation")).mean().item()
             curve.minutes.append(took)
             curve.nll.append(nll)
+            start, next_look = start + time.monotonic() - paused, done + 1 / n_validations  # looking is not training
             if nll < best_nll:
                 best_nll, best = nll, {name: t.clone() for name, t in model.state_dict().items()}
     model.load_state_dict(best)

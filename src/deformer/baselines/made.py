@@ -28,7 +28,7 @@ class MADE(Baseline):
 
     Args:
         hidden: Widths of its layers.
-        n_masks: Orders, each with connections of its own, through which training cycles.
+        n_masks: Orders, each with connections of its own, of which every training step draws one.
         seed: Of the orders and connections.
 
     References:
@@ -49,9 +49,13 @@ class MADE(Baseline):
         self.labels, self.n_masks, draws = Labels(schema), n_masks, generator(seed, "masks")
         d = len(schema)
         self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))
-        # A hidden unit of degree m sees the first m features of an order.
-        degrees = torch.randint(1, max(d, 2), (n_masks, sum(hidden)), generator=draws)
-        self.register_buffer("degrees", degrees)
+        # A hidden unit of degree m sees the first m features of an order, through units of no higher degree.
+        low, degrees = torch.ones(n_masks, 1), []
+        for width in hidden:
+            share = torch.rand(n_masks, width, generator=draws)
+            degrees.append((low + share * (max(d, 2) - low)).long())
+            low = degrees[-1].amin(1, keepdim=True).float()
+        self.register_buffer("degrees", torch.cat(degrees, 1))
         widths = (self.labels.n, *hidden, self.labels.n)
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.direct = MaskedLinear(self.labels.n, self.labels.n, bias=False)

@@ -21,7 +21,8 @@ class DeepNADE(Baseline):
 
     Args:
         hidden: Widths of its layers.
-        fixed: Whether features always come in column order, as in NADE's one-order case.
+        fixed: Whether features always come in column order. Training draws a cut of it; NADE, whose weights are tied so
+            that all cuts cost as much as one, takes them all.
 
     References:
         A Deep and Tractable Density Estimator (Uria, Murray, Larochelle, 2014), https://arxiv.org/abs/1310.1757

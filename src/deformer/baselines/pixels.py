@@ -176,7 +176,7 @@ class PixelRNN(RasterBaseline):
 
     def conditionals(self, x: Batch) -> Conditionals:
         values = x.view(len(x), self.height, self.width)
-        if self.n_labels == 2:
+        if isinstance(self.family, Bernoulli):
             channels = values[:, None]
         else:
             channels = F.one_hot(values.long(), self.n_labels).movedim(-1, 1).to(x.dtype)

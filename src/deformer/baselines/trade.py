@@ -12,6 +12,8 @@ from deformer.nn.heads import Conditionals, Head
 class TraDE(RasterBaseline):
     """Embeds each value, adds what a GRU made of the values so far, and attends to those before.
 
+    Trained by maximum likelihood, without the paper's penalty on the discrepancy between samples and data.
+
     Args:
         d_model, n_layers, n_heads, d_ff: Of the Transformer.
         n_components: Gaussians of a continuous feature's conditional.

@@ -154,11 +154,17 @@ class Codec:
             guess = guesses[name].set_axis(frame.index)
             own = as_fitted(frame[name], dtype) if name in frame else guess
             whole = own.where(own.notna(), guess)
-            filled[name] = whole.astype(dtype) if whole.notna().all() else whole
+            filled[name] = _typed(whole, dtype)
         return pd.DataFrame(filled)
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the codec as JSON can hold it."""
+        """Write the codec as JSON can hold it.
+
+        Raises:
+            InputError: It belongs to a model that is none of tables, which is saved as it is.
+        """
+        if self.own_schema is not None:
+            raise InputError("This model is none of tables; save the model itself.")
         columns = [to_dict(column) for column in self.columns]
         return {"names": list(self.names), "columns": columns, "dtypes": [_dtype_to_json(d) for d in self.dtypes]}
 
@@ -237,11 +243,14 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
         return objects
     if pd.api.types.is_datetime64_any_dtype(series):
         moments = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
-        days: Codes = ((moments - EPOCH) / DAY).to_numpy(dtype=np.float64)
+        try:
+            days: Codes = ((moments - EPOCH) / DAY).to_numpy(dtype=np.float64)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"Column {series.name!r} holds a moment too far away: {error}") from error
         return days
     try:
         values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} held numbers in fit; now it holds {_text_of(series)!r}.") from error
     if np.isinf(values).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
@@ -258,9 +267,11 @@ def as_fitted(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     if not moments(dtype) or moments(series):
         return series
     try:
-        return pd.to_datetime(series, format="ISO8601")
-    except (TypeError, ValueError) as error:
+        instants = pd.to_datetime(series, format="ISO8601", utc=True)  # offsets may differ from row to row
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
+    zone = getattr(dtype, "tz", None)
+    return instants.dt.tz_localize(None) if zone is None else instants.dt.tz_convert(zone)
 
 
 def as_plain_value(value: Any, dtype: Any) -> Any:
@@ -275,7 +286,7 @@ def as_plain_value(value: Any, dtype: Any) -> Any:
         moment = pd.Timestamp(value)
         moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
         return float((moment - EPOCH) / DAY)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{value!r} is no moment; write it as ISO 8601.") from error
 
 
@@ -297,6 +308,17 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     if pd.api.types.is_bool_dtype(dtype) and not missing:
         series = series.astype(float).round().astype(bool)
     return series.astype(dtype)
+
+
+def _typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
+    """Give a column the type seen in fit, if it has no holes and loses nothing by it."""
+    if series.isna().any():
+        return series
+    try:
+        typed = series.astype(dtype)
+        return typed if bool((typed.astype(object) == series.astype(object)).all()) else series
+    except (TypeError, ValueError, OverflowError):
+        return series
 
 
 def _dtype_to_json(dtype: Any) -> Any:

@@ -87,5 +87,5 @@ class Cache:
 
     def select(self, rows: Tensor) -> "Cache":
         """Copy some rows of the batch, possibly several times: forks of the same evidence."""
-        keys, values = (s[:, rows][..., : self.length, :] for s in (self.store.keys, self.store.values))
+        keys, values = (s[..., : self.length, :][:, rows] for s in (self.store.keys, self.store.values))
         return Cache.holding(keys, values, self.length, None if self.present is None else self.present[rows])

@@ -58,6 +58,11 @@ class DEformer(nn.Module):
         return self.config.wiring == "single_stream"
 
     @property
+    def tokens_per_value(self) -> int:
+        """Count the keys that an observation adds."""
+        return 2 if self.config.wiring == "interleaved" else 1
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
@@ -208,8 +213,7 @@ class State:
             x = torch.stack([model.tokens.z(features) + around, x], 2).flatten(1, 2)
             features = features.repeat_interleave(2, 1)
             present = None if present is None else present.repeat_interleave(2, 1)
-        factor = 2 if model.config.wiring == "interleaved" else 1
-        cache = self.cache.grow(x.shape[1], present, factor * self.room + 1)
+        cache = self.cache.grow(x.shape[1], present, model.tokens_per_value * self.room + 1)
         model.backbone.extend(x, model._turns(features), cache=cache)
         return dataclasses.replace(self, cache=cache, evidence=evidence, pending=pending)
 

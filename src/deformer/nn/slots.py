@@ -5,7 +5,7 @@ from torch import Tensor
 
 from deformer.nn.cache import Cache
 from deformer.nn.model import DEformer, State
-from deformer.nn.neighbours import Evidence
+from deformer.nn.neighbours import NEVER, Evidence
 
 
 class Slots:
@@ -20,28 +20,28 @@ class Slots:
         self.model, self.n_slots = model, n_slots
         self._fresh = model.start(1)
         keys = self._fresh.cache.store.keys  # layers 1 heads 1 width
-        self._per_value = 2 if model.config.wiring == "interleaved" else 1
+        self._per_value = model.tokens_per_value
         room = self._fresh.cache.length + self._per_value * len(model.schema)
         self._keys = keys.new_empty(keys.shape[0], n_slots, keys.shape[2], room, keys.shape[4])
         self._values = torch.empty_like(self._keys)
         self._lengths = torch.zeros(n_slots, dtype=torch.long, device=keys.device)
         self._evidence = model.nothing_known(n_slots)
         self._pending = None if self._fresh.pending is None else self._fresh.pending.repeat(n_slots, 1, 1)
-        self._clock = 0  # later than every observation so far, in whichever slot
 
     @staticmethod
     def bytes_per_slot(model: DEformer) -> int:
         """Give the memory that one state takes when it has observed everything."""
         c, n_values = model.config, len(model.schema)
-        tokens = 2 * n_values if c.wiring == "interleaved" else 1 + n_values
+        tokens = 1 + model.tokens_per_value * n_values
         size = next(model.parameters()).element_size()
         return size * (2 * c.n_layers * c.d_model * tokens) + (size + 4) * (n_values + 1)
 
     def clear(self, slots: Tensor) -> None:
         """Begin anew in some slots."""
         store, start = self._fresh.cache.store, self._fresh.cache.length
-        self._keys[:, slots, :, :start] = store.keys[..., :start, :]
-        self._values[:, slots, :, :start] = store.values[..., :start, :]
+        for own, fresh in ((self._keys, store.keys), (self._values, store.values)):
+            own[:, slots] = 0  # what attention masks must be finite all the same
+            own[:, slots, :, :start] = fresh[..., :start, :]
         self._lengths[slots] = start
         if self._evidence is not None:
             empty = Evidence.empty(len(slots), len(self.model.schema), self._evidence.values)
@@ -61,7 +61,7 @@ class Slots:
         evidence = None
         if self._evidence is not None:
             known = self._evidence
-            evidence = Evidence(known.values[slots], known.times[slots], self._clock)
+            evidence = Evidence(known.values[slots], known.times[slots], 1)
         pending = None if self._pending is None else self._pending[slots]
         return State(self.model, Cache.holding(keys, values, longest, present), 0, evidence, pending)
 
@@ -83,7 +83,8 @@ class Slots:
         self._values[:, slots[row], :, target] = values[:, row, :, first + nth]
         self._lengths[slots] += counts
         if self._evidence is not None and evidence is not None:
-            self._evidence.values[slots], self._evidence.times[slots] = evidence.values, evidence.times
-            self._clock = max(self._clock, evidence.length)
+            # That they lie before whatever comes next is all that matters of observations so far.
+            times = evidence.times.masked_fill(evidence.times < NEVER, 0)
+            self._evidence.values[slots], self._evidence.times[slots] = evidence.values, times
         if self._pending is not None and state.pending is not None:
             self._pending[slots] = state.pending

@@ -24,6 +24,7 @@ from deformer.tasks.streaming import (
     weigh,
 )
 
+SESSIONS_AT_ONCE = 256  # whose states are copied for one step
 Numbered = tuple[int, tuple[Hashable, Arrival]]
 
 
@@ -85,7 +86,7 @@ class SessionPool:
             name, self._next = (self._next if self._next not in self else None), self._next + 1
         if name in self:
             raise InputError(f"There is a session {name!r} already.")
-        reading = Reading() if snapshot is None else read_snapshot(snapshot, len(self.words.model.schema))
+        reading = Reading() if snapshot is None else read_snapshot(snapshot, self.words.model.schema)
         self._readings[name] = reading
         return name
 
@@ -128,7 +129,7 @@ class SessionPool:
         later: list[Numbered] = []
         for numbered in waiting:
             name = numbered[1][0]
-            ready = name not in names and len(names) < self.capacity
+            ready = name not in names and len(names) < min(self.capacity, SESSIONS_AT_ONCE)
             names.add(name)
             (now if ready else later).append(numbered)
         return now, later
@@ -158,22 +159,7 @@ class SessionPool:
 
     def predict(self, asked: Sequence[tuple[Hashable, str]]) -> list[Predictive]:
         """Give p(feature | what has arrived) for (session, feature) pairs."""
-        features = [self.words.feature(feature) for _, feature in asked]
-        names = list(dict.fromkeys(name for name, _ in asked))
-        for name in names:
-            self.reading(name)
-        answers: dict[int, Predictive] = {}
-        for start in range(0, len(names), self.capacity):
-            group = names[start : start + self.capacity]
-            store, slots = self._cached(group)
-            row_of = {name: row for row, name in enumerate(group)}
-            state = store.take(slots, 0)
-            for i, (name, _) in enumerate(asked):
-                if name in row_of:
-                    one = state.select(torch.tensor([row_of[name]], device=slots.device))
-                    at = torch.tensor([[features[i]]], device=slots.device)
-                    answers[i] = Predictive(self.words.columns[features[i]], one.predict(at))
-        return [answers[i] for i in range(len(asked))]
+        return [self.ask(name, [feature], lambda predictive: [predictive])[0] for name, feature in asked]
 
     def ask(
         self, name: Hashable, features: Sequence[str], question: Callable[[Predictive], Sequence[Any]]
@@ -198,7 +184,11 @@ class SessionPool:
             self._slot_of[name] = slot
         device = self.words.model.device
         if absent:
-            self._rebuild(self._slots, torch.tensor([self._slot_of[n] for n in absent], device=device), absent)
+            try:
+                self._rebuild(self._slots, torch.tensor([self._slot_of[n] for n in absent], device=device), absent)
+            except BaseException:  # a slot that was not filled must not be taken for a session
+                self._free += [self._slot_of.pop(name) for name in absent]
+                raise
         return self._slots, torch.tensor([self._slot_of[n] for n in names], device=device)
 
     def _rebuild(self, store: Slots, slots: Tensor, names: Sequence[Hashable]) -> None:

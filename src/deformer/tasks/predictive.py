@@ -35,7 +35,7 @@ class Predictive:
         """Give ln p(value) in nats, for numbers a log-density per unit; NaN where the value is missing."""
         codes, log_base = self.column.encode(values)
         missing = np.isnan(codes)
-        log_p = self._per_row(self.conditionals.log_prob(_column(np.nan_to_num(codes))))
+        log_p = self._per_row(self.conditionals.log_prob(self._codes(np.nan_to_num(codes)[:, None])))
         return np.where(missing, np.nan, log_p + log_base)
 
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -47,8 +47,11 @@ class Predictive:
         n = getattr(self.column.domain, "n_labels", None)
         if n is None:
             raise InputError("A column of numbers has no probabilities; ask for quantiles or the cdf.")
-        log_p = [self._per_row(self.conditionals.log_prob(self._all(float(code)))) for code in range(n)]
-        return np.exp(np.stack(log_p, 1))
+        each = self.conditionals.repeat(n)
+        p: npt.NDArray[np.float64] = (
+            each.log_prob(self._codes(np.arange(n)).expand(each.shape)).exp().double().cpu().numpy()
+        )
+        return p
 
     def mean(self) -> Codes:
         """Give the expected value of numbers or levels."""
@@ -76,7 +79,7 @@ class Predictive:
             below = self._levels <= values.astype(np.float64)[:, None]
             total: npt.NDArray[np.float64] = (self.probabilities() * below).sum(1)
             return total
-        return self._per_row(self.conditionals.cdf(_column(self.column.encode(values)[0])))
+        return self._per_row(self.conditionals.cdf(self._codes(self.column.encode(values)[0][:, None])))
 
     @property
     def _levels(self) -> Codes | None:
@@ -103,7 +106,7 @@ class Predictive:
 
     def _number_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Invert the distribution function by bisection, all rows and probabilities at once."""
-        wanted = torch.from_numpy(q)
+        wanted = self._codes(q)
         low, high = self._bracket(wanted)
         each = self.conditionals.repeat(len(q))
         for _ in range(40):
@@ -115,15 +118,18 @@ class Predictive:
 
     def _bracket(self, q: Float[Tensor, "probabilities"]) -> tuple[Tensor, Tensor]:
         """Find codes below and above every quantile by doubling."""
-        n, cdf, width = self.conditionals.shape[0], self.conditionals.cdf, 1.0
-        low, high = self._all(-width), self._all(width)
-        while width < 1e6 and bool((cdf(low) > q.min()).any() or (cdf(high) < q.max()).any()):
+        cdf, width, domain = self.conditionals.cdf, 1.0, self.column.domain
+        loc, scale = getattr(domain, "loc", 0.0), getattr(domain, "scale", 1.0)
+        at = self._codes(np.zeros(self.conditionals.shape))
+        while width < 1e6 and bool(
+            (cdf(at + loc - width * scale) > q.min()).any() or (cdf(at + loc + width * scale) < q.max()).any()
+        ):
             width *= 2
-            low, high = self._all(-width), self._all(width)
-        return low.double().expand(n, len(q)), high.double().expand(n, len(q))
+        low, high = at + loc - width * scale, at + loc + width * scale
+        return low.expand(-1, len(q)), high.expand(-1, len(q))
 
-    def _all(self, code: float) -> Tensor:
-        return torch.full(self.conditionals.shape, code)
+    def _codes(self, codes: npt.NDArray[Any]) -> Tensor:
+        return torch.as_tensor(codes, dtype=torch.float64, device=self.conditionals.packed[0].params.device)
 
     def _per_row(self, answers: Tensor) -> npt.NDArray[np.float64]:
         numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
@@ -149,7 +155,3 @@ def ask_together(
         each = Conditionals(conditionals.packed, (len(members), 1))  # every question becomes a row of its own
         answers.update(zip(members, question(Predictive(column, each)), strict=True))
     return [answers[feature] for feature in features]
-
-
-def _column(codes: Codes) -> Tensor:
-    return torch.from_numpy(codes)[:, None]

@@ -1,6 +1,7 @@
 """Streaming: a score after each arriving value, in whatever order values arrive, at the cost of one value."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformer.data.columns import Column, Plain
+from deformer.data.columns import Column, Plain, has_order
 from deformer.data.orders import permute, random_orders
-from deformer.data.schema import Continuous
+from deformer.data.schema import Continuous, Schema
 from deformer.data.table import as_rows
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
@@ -129,13 +130,15 @@ class Vocabulary:
         """
         feature = self.feature(name)
         try:
-            codes, log_base = self.columns[feature].encode(np.array([value], dtype=object))
-        except (TypeError, ValueError) as error:
+            held = np.empty(1, dtype=object)
+            held[0] = value
+            if has_order(self.columns[feature]) and value is not None and math.isinf(float(value)):
+                raise InputError(f"{name!r}: {value!r} is not finite.")
+            codes, log_base = self.columns[feature].encode(held)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{name!r}: {error}") from error
         if np.isnan(codes[0]):
             raise InputError(f"{name!r}: a missing value is not an observation; leave it out.")
-        if not np.isfinite(codes[0]):
-            raise InputError(f"{name!r}: {value!r} is not finite.")
         continuous = isinstance(self.columns[feature].domain, Continuous)
         return Arrival(name, feature, float(codes[0]), float(log_base[0]), continuous)
 
@@ -169,7 +172,7 @@ class Session:
         self, model: DEformer, columns: Sequence[Column] | None = None, *, alarms: Alarms | None = None
     ) -> None:
         self.words, self.alarms, self.reading = Vocabulary.of(model, columns), alarms, Reading()
-        self._state: State | None = model.start(1)
+        self._state: State | None = model.start(1, room=len(model.schema))
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -232,6 +235,7 @@ class Session:
 
     def fork(self) -> "Session":
         """Branch off a session that goes its own way from here: what if?"""
+        self._open()
         branch = Session.__new__(Session)
         branch.__dict__.update(self.__dict__)
         return branch
@@ -243,22 +247,24 @@ class Session:
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Return to a snapshot of this session, or of another one with the same model."""
-        self.reading = read_snapshot(snapshot, len(self.words.model.schema))
-        self._state = self.words.model.start(1)
-        if self.reading.features:
-            features, codes = as_tensors([self.reading], len(self.words.model.schema), self.words.model.device)[:2]
-            self._state = self._state.observe(features, codes)
+        self._open()
+        model = self.words.model
+        reading, state = read_snapshot(snapshot, model.schema), model.start(1, room=len(model.schema))
+        if reading.features:
+            features, codes = as_tensors([reading], len(model.schema), model.device)[:2]
+            state = state.observe(features, codes)
+        self.reading, self._state = reading, state
 
     def close(self) -> None:
         """Free the memory of this session; whatever is asked of it afterwards is an error."""
         self._state = None
 
 
-def read_snapshot(snapshot: Mapping[str, Any], n_features: int) -> Reading:
+def read_snapshot(snapshot: Mapping[str, Any], schema: Schema) -> Reading:
     """Check and read what `Session.snapshot` wrote.
 
     Raises:
-        InputError: It is none of a model with so many features.
+        InputError: It is none of a model of this schema.
     """
     try:
         fields = {f.name: snapshot[f.name] for f in dataclasses.fields(Reading)}
@@ -266,9 +272,12 @@ def read_snapshot(snapshot: Mapping[str, Any], n_features: int) -> Reading:
         sums = float(fields["running_nats"]), float(fields["expected_nats"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"This is not a snapshot: {error!r}") from error
-    fits = len(features) == len(codes) == len(set(features)) and all(0 <= f < n_features for f in features)
+    fits = len(features) == len(codes) == len(set(features)) and all(0 <= f < len(schema) for f in features)
     if not fits or not np.isfinite([*codes, *sums]).all():
         raise InputError("This snapshot does not belong to a session of this model.")
+    row = torch.full((1, len(schema)), torch.nan, dtype=torch.float64)
+    row[0, list(features)] = torch.tensor(codes, dtype=torch.float64)
+    as_rows(row, schema)
     return Reading(features, codes, *sums)
 
 

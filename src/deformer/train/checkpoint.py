@@ -35,11 +35,22 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a renamed file survive a loss of power, where folders can be synchronised."""
+    if os.name == "posix":
+        at = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(at)
+        finally:
+            os.close(at)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

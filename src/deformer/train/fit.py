@@ -76,15 +76,15 @@ def fit(
     """Train a model in place and leave it with its best weights, or its last ones without validation rows.
 
     On several devices every process takes its share of each batch, and the run is that of one process with the whole
-    batch, up to rounding. The script is started once for every device of a machine, and the processes other than the
-    first one end here.
+    batch, up to rounding and the noise of dropout. The script is started once for every device of a machine, and the
+    processes other than the first one end here.
 
     Args:
         validation: Rows that choose the best weights, under the same random orders each time.
         directory: Where checkpoints (`last-*.safetensors`, `best.safetensors`), `metrics.csv` and TensorBoard events
             go. None: nothing is written.
         resume: Go on from the newest checkpoint in `directory`, if there is one.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu" or "cuda".
         devices: Processes on each machine; on CPUs they are processes too.
         nodes: Machines; on each of them the same command runs, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
         progress: Show a bar on standard error.
@@ -100,9 +100,9 @@ def fit(
             raise InputError("The rows follow another schema than the model's.")
     if resume and directory is None:
         raise InputError("Resuming needs the directory of the interrupted run.")
+    fabric = _launch(config, device, devices, nodes)
     if config.threads:
         torch.set_num_threads(config.threads)
-    fabric = _launch(config, device, devices, nodes)
     history = _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
     if not fabric.is_global_zero:
         sys.exit(0)
@@ -114,23 +114,23 @@ def _launch(config: TrainConfig, device: str, devices: int, nodes: int) -> Fabri
     if devices < 1 or nodes < 1:
         raise InputError(f"A run needs at least one device on one machine, not {devices} on {nodes}.")
     several = devices * nodes > 1
+    if several and torch.distributed.is_initialized():
+        raise InputError("A script trains on several devices once; start another one.")
     # A feature that is in no row of a batch leaves weights without a gradient, which DDP must be told of.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if several else "auto"
-    precision = _precision(config, device)
-    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
+    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    # Fabric's own autocast would round the values of the data as well; see `Loss`.
+    precision: Any = "64-true" if config.precision == "float64" else "32-true"
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
     if several:
         fabric.launch()
     return fabric
 
 
-def _precision(config: TrainConfig, device: str) -> Any:
-    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
+def _wants_bfloat16(config: TrainConfig, kind: str) -> bool:
     if config.precision != "auto":
-        return names[config.precision]
-    if device == "auto" and torch.cuda.is_available():
-        device = "cuda"
-    fast = device == "cuda" or (device in ("auto", "cpu") and bfloat16_is_fast())
-    return names["bfloat16" if fast else "float32"]
+        return config.precision == "bfloat16"
+    return kind == "cuda" or (kind == "cpu" and bfloat16_is_fast())
 
 
 @contextmanager
@@ -149,18 +149,30 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(kind, handler)
 
 
+class Kept:
+    """A batch as it is: of bare tensors Fabric would change the type."""
+
+    def __init__(self, features: Tensor, values: Tensor, scored: Tensor) -> None:
+        self.features, self.values, self.scored = features, values, scored
+
+
 class Loss(torch.nn.Module):
-    """The sum over scored features of -ln p(x_k | x_1, ..., x_{k-1}), over a count; a module for Fabric to wrap."""
+    """The sum over scored features of -ln p(x_k | x_1, ..., x_{k-1}), over a count; a module for Fabric to wrap.
 
-    def __init__(self, model: DEformer) -> None:
+    In bfloat16 products are rounded, and neither the values of the data nor their log-probabilities.
+    """
+
+    def __init__(self, model: DEformer, bfloat16: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.rounding = model, bfloat16
 
-    def forward(
-        self, features: Tensor, values: Tensor, scored: Tensor, count: float, drop: Dropout | None = None
-    ) -> Float[Tensor, ""]:
-        terms = self.model(features, values, drop=drop).log_prob(values)
-        loss: Tensor = -(terms * scored).sum() / count
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.rounding)
+
+    def forward(self, batch: Kept, count: float, drop: Dropout | None = None) -> Float[Tensor, ""]:
+        with self.autocast():
+            terms = self.model(batch.features, batch.values, drop=drop).log_prob(batch.values)
+        loss: Tensor = -(terms * batch.scored).sum() / count
         return loss
 
 
@@ -183,13 +195,17 @@ class _Fitting:
         self.state = Run()
 
     def run(self, resume: bool, progress: bool, fresh: bool) -> History:
-        checkpoint = newest(self.directory) if resume else None
+        bfloat16 = _wants_bfloat16(self.config, self.fabric.device.type)
+        path = newest(self.directory) if resume and self.fabric.is_global_zero else None
+        # The first process decides, from what it measures and finds.
+        bfloat16, checkpoint = self._first((bfloat16, None if path is None else (path, *read_tensors(path))))
         if checkpoint is None and fresh:
             self.model.fit_marginals(self.rows.values, self.rows.observed)
-        loss, *optimisers = self.fabric.setup(Loss(self.model), *make_optimisers(self.model, self.config))
+        self.loss = Loss(self.model, bfloat16)
+        loss, *optimisers = self.fabric.setup(self.loss, *make_optimisers(self.model, self.config))
         self.optimisers: list[Optimizer] = optimisers
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(*checkpoint)
         first = self.fabric.is_global_zero
         with _signals() as asked, Log(self.directory if first else None) as log, Progress(progress and first) as bar:
             stopped = self._loop(loss, asked, log, bar)
@@ -228,6 +244,10 @@ class _Fitting:
             log.write(self._validate(), state.points)
         return "done"
 
+    def _first(self, value: Any) -> Any:
+        """Give what the first process has."""
+        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
+
     def _agree(self, *numbers: float) -> list[float]:
         """Give the largest of each number over all processes, so that all of them decide alike."""
         if self.fabric.world_size == 1:
@@ -248,13 +268,13 @@ class _Fitting:
         rank, n_parts = self.fabric.global_rank, self.fabric.world_size
         count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
         own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))
-        features, values, scored = (t.to(self.model.device) for t in own)
+        kept = Kept(*(t.to(self.model.device) for t in own))
         set_rates(self.optimisers, rate(config, done, state.step) * config.plateau_factor**state.plateaus)
         self.model.train()
         noise = generator(config.seed, "dropout", n_parts * state.step + rank)
         drop = Dropout(config.dropout, noise) if config.dropout else None
-        loss: Tensor = loss_of(features, values, scored, count, drop)
-        nats = loss.item()
+        loss: Tensor = loss_of(kept, count, drop)
+        nats = loss.item() if n_parts == 1 else float(self.fabric.all_reduce(loss.detach().double()))  # type: ignore[arg-type]
         if not math.isfinite(nats):
             last = newest(self.directory)
             raise TrainingError(f"The loss at step {state.step} is {nats}; the last good checkpoint is {last}.")
@@ -314,7 +334,7 @@ class _Fitting:
             self.model.eval()
             if self.validation is not None:
                 orders = config.validation_orders if config.orders == "random" else 1
-                score = self._score(self.validation, orders)
+                score = self._first(self._score(self.validation, orders) if self.fabric.is_global_zero else None)
             self._keep_if_best(score)
         training = state.loss_sum / max(state.loss_count, 1)
         state.loss_sum, state.loss_count = 0.0, 0
@@ -323,7 +343,7 @@ class _Fitting:
         return point
 
     def _score(self, validation: Rows, n_orders: int) -> float:
-        with self.fabric.autocast():
+        with self.loss.autocast():
             if self.config.orders == "raster":
                 return raster_nll(self.model, validation)
             draws = generator(self.config.seed, "validation")
@@ -357,13 +377,12 @@ class _Fitting:
         for old in sorted(self.directory.glob("last-*.safetensors"))[: -self.config.keep_last]:
             old.unlink()
 
-    def _restore(self, path: Path) -> None:
-        tensors, header = read_tensors(path)
+    def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         load_weights(self.model, _below(tensors, "model."), path)
         restore_optimisers(self.optimisers, tensors)
         counters = dict(header["run"])
         points = [Point(**p) for p in counters.pop("points")]
-        average = _below(tensors, "training.average.")
+        average = {n: t.to(self.model.device) for n, t in _below(tensors, "training.average.").items()}
         self.state = Run(**counters, points=points, best=_below(tensors, "best."), average=average)
 
 

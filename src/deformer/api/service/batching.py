@@ -18,9 +18,9 @@ class Batcher(Generic[Item]):
 
     Args:
         work: Gives the answer, or the exception, of each of several items; called on the executor's thread.
-        size: Gives how much an item weighs.
         most: Most weight that is computed together; one heavier item is computed alone.
         waiting: Most items that wait.
+        size: Gives how much an item weighs.
         seen: Told the number of items of every computation.
     """
 
@@ -33,11 +33,12 @@ class Batcher(Generic[Item]):
         size: Callable[[Item], int] = lambda _: 1,
         seen: Callable[[int], object] = lambda _: None,
     ) -> None:
-        self.work, self.size, self.most, self.seen = work, size, most, seen
-        self.waiting = waiting
-        self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue(waiting)
-        self._held: tuple[Item, asyncio.Future[Any]] | None = None
+        self.work, self.size, self.most, self.waiting, self.seen = work, size, most, waiting, seen
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def start(self, executor: Executor) -> None:
         """Begin to answer, in a running event loop.
@@ -45,10 +46,8 @@ class Batcher(Generic[Item]):
         Args:
             executor: One thread that all batchers share, so that computations do not compete.
         """
-        self._queue, self._held = (
-            asyncio.Queue(self.waiting),
-            None,
-        )  # a queue belongs to the loop that first waits on it
+        self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue(self.waiting)
+        self._held: tuple[Item, asyncio.Future[Any]] | None = None
         self._task = asyncio.create_task(self._serve(executor))
 
     async def stop(self) -> None:
@@ -56,8 +55,11 @@ class Batcher(Generic[Item]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        waiting = [] if self._held is None else [self._held]
         while not self._queue.empty():
-            self._queue.get_nowait()[1].cancel()
+            waiting.append(self._queue.get_nowait())
+        for _, future in waiting:
+            future.cancel()
 
     async def ask(self, item: Item) -> Any:
         """Wait for an item's answer.
@@ -81,6 +83,10 @@ class Batcher(Generic[Item]):
             self.seen(len(batch))
             try:
                 answers = await loop.run_in_executor(executor, self.work, [item for item, _ in batch])
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
             except Exception as error:
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):

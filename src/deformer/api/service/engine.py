@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from deformer.api import tables
 from deformer.api.explanations import explain
@@ -19,6 +20,7 @@ from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
 
 Row = Mapping[str, Any]
+FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
 QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
 
 
@@ -110,7 +112,9 @@ class Engine:
         try:
             columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in codec.names}
             frame = pd.DataFrame(columns)
-            codec.encode(frame)
+            encoded, log_base = codec.encode(frame)
+            if not bool(((encoded.values.abs() < FARTHEST) & (log_base.abs() < FARTHEST)).all()):
+                raise InputError("a number lies too far out to be scored")
         except InputError as error:
             for i, row in enumerate(rows):
                 for name, value in row.items():
@@ -127,7 +131,9 @@ class Engine:
         try:
             at = self.words.feature(name)
             if value is not None:
-                self.words.encode(name, as_plain_value(value, self.table.codec.dtypes[at]))
+                arrival = self.words.encode(name, as_plain_value(value, self.table.codec.dtypes[at]))
+                if not (abs(arrival.code) < FARTHEST and abs(arrival.log_base) < FARTHEST):
+                    raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
         except InputError as error:
             raise FieldError(str(error), field) from error
 
@@ -142,8 +148,9 @@ class Engine:
         self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
         return as_plain_value(value, self.table.codec.dtypes[self.words.feature(name)])
 
-    def upload(self, body: bytes, kind: str) -> pd.DataFrame:
-        """Read an uploaded table.
+    @staticmethod
+    def read(body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
+        """Read an uploaded table, no more than so many rows of it.
 
         Args:
             kind: "csv" or "parquet".
@@ -152,12 +159,16 @@ class Engine:
             FieldError: The body cannot be read, or holds no rows.
         """
         try:
-            frame = pd.read_csv(io.BytesIO(body)) if kind == "csv" else pd.read_parquet(io.BytesIO(body))
-            return self.frame(frame.astype(object).where(frame.notna(), None).to_dict("records"), "body")
-        except FieldError:
-            raise
+            if kind == "csv":
+                frame = pd.read_csv(io.BytesIO(body), nrows=most)
+            else:
+                frame = next(pq.ParquetFile(io.BytesIO(body)).iter_batches(most)).to_pandas()
+            rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
             raise FieldError(f"the body is no readable {kind}: {error}", ("body",)) from error
+        if not rows:
+            raise FieldError("the body holds no rows", ("body",))
+        return rows
 
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Give the log-likelihood of each row in nats, and the parts of it that each value has."""

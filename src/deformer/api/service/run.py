@@ -1,6 +1,7 @@
 """Start the service: find the model, decide who may ask, and listen."""
 
 import ipaddress
+import math
 import os
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import uvicorn
 
 from deformer.api import tables
 from deformer.api.files import is_table, make_folder, open_model
-from deformer.api.service.app import Limits, make_app
+from deformer.api.service.app import make_app
 from deformer.api.service.engine import Engine
+from deformer.api.service.guard import LOOPBACK, Admission
+from deformer.api.service.work import Limits
 from deformer.api.table_commands import open_table
 from deformer.api.tables import TableModel
 from deformer.data.chunks import read_all
@@ -23,20 +26,20 @@ def open_engine(model: str, device: str, ordinary: Path | None = None, rate: flo
     return Engine(table, Path(model).stem, alarms)
 
 
-def choose_token(host: str, no_auth: bool) -> str | None:
+def choose_admission(host: str, no_auth: bool) -> Admission:
     """Take the token from the environment variable DEFORMER_TOKEN.
 
     Raises:
         InputError: There is none, though others than this machine can ask.
     """
     token = os.environ.get("DEFORMER_TOKEN") or None
-    if no_auth:
-        return None
-    if token is None and not _is_loopback(host):
+    if no_auth or token is not None:
+        return Admission(None if no_auth else token)
+    if not _is_loopback(host):
         raise InputError(
             f"Whoever reaches {host} could ask; set DEFORMER_TOKEN, listen on 127.0.0.1, or pass --no-auth."
         )
-    return token
+    return Admission(None, LOOPBACK)
 
 
 def _is_loopback(host: str) -> bool:
@@ -46,11 +49,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def serve(
-    engine: Engine, host: str, port: int, token: str | None, snapshots: Path | None, limits: Limits | None = None
-) -> None:
+def serve(engine: Engine, host: str, port: int, admission: Admission, snapshots: Path | None) -> None:
     """Listen until SIGINT or SIGTERM; what was begun is answered first."""
     if snapshots is not None:
         make_folder(snapshots)
-    app = make_app(engine, token=token, limits=limits, snapshots=snapshots)
-    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=10, ws_max_size=2**16)
+    limits = Limits()
+    app = make_app(engine, admission=admission, limits=limits, snapshots=snapshots)
+    patience = math.ceil(limits.seconds) + 1
+    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=patience, ws_max_size=2**16)

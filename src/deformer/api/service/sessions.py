@@ -1,15 +1,16 @@
 """Sessions of the service: who is open, since when, and snapshots that outlive the process."""
 
 import dataclasses
+import hashlib
 import json
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from deformer.api.service.engine import Engine, FieldError, distributions
 from deformer.errors import InputError
@@ -23,14 +24,18 @@ class NotThere(Exception):
 
 
 class TooMany(Exception):
-    """No more sessions are opened."""
+    """No more sessions are opened, or snapshots kept."""
+
+
+class Conflict(FieldError):
+    """The session has that value already."""
 
 
 class Sessions:
     """The open sessions of a model. Everything here is called on one thread.
 
     Args:
-        most: How many may be open.
+        most: How many may be open, and how many snapshots are kept.
         idle_seconds: After which a session that was not used makes room for a new one.
         memory: Bytes for states.
         folder: Where snapshots go. None: they are kept in memory and end with the process.
@@ -40,9 +45,10 @@ class Sessions:
         self.engine, self.most, self.idle_seconds, self.folder = engine, most, idle_seconds, folder
         columns = engine.table.codec.columns
         self.pool = SessionPool(engine.table.model, columns, alarms=engine.alarms, memory=memory)
-        self._used: dict[str, float] = {}
-        self._snapshots: dict[str, dict[str, Any]] = {}
+        self._used: OrderedDict[str, float] = OrderedDict()  # the one that was not used for the longest first
+        self._snapshots: dict[str, Mapping[str, Any]] = {}
         self._on_disk: set[str] = set()
+        self._schema = hashlib.sha256(engine.table.model.schema.to_json().encode()).hexdigest()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._on_disk = {path.stem for path in folder.glob("*.json")}
@@ -50,8 +56,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self.pool)
 
-    def open(self, snapshot: str | None) -> str:
-        """Begin a session and give its name.
+    def open(self, name: str, snapshot: str | None) -> None:
+        """Begin a session.
 
         Raises:
             NotThere: No such snapshot.
@@ -60,33 +66,42 @@ class Sessions:
         saved = None if snapshot is None else self._saved(snapshot)
         if len(self.pool) >= self.most:
             self._drop_idle()
-        name = secrets.token_urlsafe(18)
         self.pool.open(name, saved)
         self._used[name] = time.monotonic()
-        return name
 
     def _drop_idle(self) -> None:
         """Close the session that was not used for the longest, if that is long enough."""
-        oldest = min(self._used, key=self._used.__getitem__)
-        if time.monotonic() - self._used[oldest] < self.idle_seconds:
+        oldest, since = next(iter(self._used.items()))
+        if time.monotonic() - since < self.idle_seconds:
             raise TooMany
         self.close(oldest)
 
     def reading(self, name: str) -> Reading:
-        """Give what a session was told."""
+        """Give what a session was told.
+
+        Raises:
+            NotThere: No such session.
+        """
         if name not in self.pool:
             raise NotThere(f"There is no session {name!r}.")
         self._used[name] = time.monotonic()
+        self._used.move_to_end(name)
         return self.pool.reading(name)
 
     def told(self, reading: Reading) -> dict[str, Any]:
         """Give the observed values by name."""
         codec = self.engine.table.codec
-        frame = codec.decode(_one_row(reading, len(codec.names)))
+        codes = np.full((1, len(codec.names)), np.nan)
+        codes[0, list(reading.features)] = reading.codes
+        frame = codec.decode(codes)
         return {codec.names[f]: frame.iloc[0, f] for f in reading.features}
 
     def close(self, name: str) -> None:
-        """Forget a session."""
+        """Forget a session.
+
+        Raises:
+            NotThere: No such session.
+        """
         self.reading(name)
         self.pool.close(name)
         del self._used[name]
@@ -99,20 +114,19 @@ class Sessions:
     def observe(self, arrivals: Sequence[tuple[str, str, Any]]) -> list[Surprise | Exception]:
         """Take in (session, feature, value) triples together; what cannot be taken in is answered by its error."""
         answers: list[Surprise | Exception | None] = [None] * len(arrivals)
-        good: list[int] = []
+        good: dict[int, tuple[str, str, Any]] = {}
         coming: set[tuple[str, str]] = set()
         for i, (session, name, value) in enumerate(arrivals):
             try:
                 reading, value = self.reading(session), self.engine.value(name, value)
                 if self.engine.words.feature(name) in reading.features or (session, name) in coming:
-                    raise FieldError(f"{name!r} has been observed already", ("name",))
-            except (NotThere, InputError) as error:
+                    raise Conflict(f"{name!r} has been observed already", ("name",))
+            except Exception as error:  # each arrival answers for itself
                 answers[i] = error
             else:
                 coming.add((session, name))
-                good.append(i)
-        triples = [(s, n, self.engine.value(n, v)) for s, n, v in (arrivals[i] for i in good)]
-        for i, surprise in zip(good, self.pool.observe(triples), strict=True):
+                good[i] = (session, name, value)
+        for i, surprise in zip(good, self.pool.observe(good.values()), strict=True):
             answers[i] = surprise
         return [a for a in answers if a is not None]
 
@@ -120,16 +134,23 @@ class Sessions:
         """Describe p(feature | what has arrived) for some features, by default for those that have not arrived."""
         seen = set(self.reading(session).features)
         everything = self.engine.table.codec.names
-        asked = [n for i, n in enumerate(everything) if i not in seen] if names is None else list(names)
+        asked = [n for i, n in enumerate(everything) if i not in seen] if names is None else list(dict.fromkeys(names))
         for i, name in enumerate(asked):
             self.engine.check(name, None, ("names", i))
         answers = self.pool.ask(session, asked, distributions)
         return self.engine.in_units(dict(zip(asked, answers, strict=True)))
 
     def save(self, session: str) -> str:
-        """Keep a snapshot, on the disk before this returns if there is a folder, and give its name."""
+        """Keep a snapshot, on the disk before this returns if there is a folder, and give its name.
+
+        Raises:
+            NotThere: No such session.
+            TooMany: As many as allowed are kept.
+        """
         reading, name = self.reading(session), secrets.token_hex(16)
-        written = dataclasses.asdict(reading)
+        if len(self._snapshots) + len(self._on_disk) >= self.most:
+            raise TooMany
+        written = {**dataclasses.asdict(reading), "schema": self._schema}
         if self.folder is None:
             self._snapshots[name] = written
         else:
@@ -140,13 +161,10 @@ class Sessions:
     def _saved(self, name: str) -> Mapping[str, Any]:
         if self.folder is not None and name in self._on_disk:  # names given out, never a path that a client made up
             saved: Mapping[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
-            return saved
-        if name not in self._snapshots:
+        elif name in self._snapshots:
+            saved = self._snapshots[name]
+        else:
             raise NotThere(f"There is no snapshot {name!r}.")
-        return self._snapshots[name]
-
-
-def _one_row(reading: Reading, n_features: int) -> npt.NDArray[np.float64]:
-    row = np.full((1, n_features), np.nan)
-    row[0, list(reading.features)] = reading.codes
-    return row
+        if saved.get("schema") != self._schema:
+            raise InputError(f"Snapshot {name!r} was taken of another model.")
+        return saved

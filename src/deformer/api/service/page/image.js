@@ -1,6 +1,6 @@
 // The canvas: known pixels are painted, and the probability of every unknown one is shown live.
 
-import { ask, latest, nats, say, show } from "./service.js";
+import { ask, latest, nats, say, settle, show } from "./service.js";
 
 const ON = [31, 78, 156];
 const OFF = [255, 255, 255];
@@ -19,6 +19,7 @@ export function start(model) {
   let probability = new Array(names.length).fill(null);
   let surprise = {};
   let cursor = Math.floor(height / 2) * width + Math.floor(width / 2);
+  let drawing = 0; // raising it ends the drawing under way
   let playing = false;
 
   const evidence = () => Object.fromEntries(names.flatMap((n, i) => (known[i] === null ? [] : [[n, known[i]]])));
@@ -65,7 +66,7 @@ export function start(model) {
     surprise = scores[0].terms;
     at("nll").textContent = nats(Math.max(0, -scores[0].mean_over_orders));
     paint();
-    say("");
+    settle();
   });
 
   function set(i, value, size = 1) {
@@ -160,7 +161,7 @@ export function start(model) {
   });
 
   at("clear").addEventListener("click", () => {
-    playing = false;
+    drawing++;
     known.fill(null);
     paint();
     refresh();
@@ -183,10 +184,8 @@ export function start(model) {
 
   // One row as a session: each pixel is drawn from its conditional, observed, and the running score drawn.
   at("play").addEventListener("click", async () => {
-    if (playing) {
-      playing = false;
-      return;
-    }
+    const mine = ++drawing;
+    if (playing) return;
     playing = true;
     at("play").textContent = "Stop";
     const order = names.map((_, i) => i).filter((i) => known[i] === null);
@@ -204,17 +203,20 @@ export function start(model) {
         told = await ask(`sessions/${session}/observe`, { name: names[i], value: known[i] });
         chart.data.datasets[0].data.push({ x: ++seen, y: told.running_nats });
       }
-      while (order.length && playing) {
+      while (order.length && drawing === mine) {
         const group = order.slice(0, FRAME).map((i) => names[i]);
         take((await ask(`sessions/${session}/predict`, { names: seen % (8 * FRAME) ? group : null })).conditionals);
         for (const i of order.splice(0, FRAME)) {
           const { conditionals } = await ask(`sessions/${session}/predict`, { names: [names[i]] });
+          if (drawing !== mine) break;
           take(conditionals);
           known[i] = Math.random() < probability[i] ? 1 : 0;
           told = await ask(`sessions/${session}/observe`, { name: names[i], value: known[i] });
           chart.data.datasets[0].data.push({ x: ++seen, y: told.running_nats });
         }
+        if (drawing !== mine) break;
         at("nll").textContent = nats(told.running_nats);
+        at("running").setAttribute("aria-label", `${nats(told.running_nats)} nats after ${seen} pixels`);
         chart.update();
         paint();
       }

@@ -39,19 +39,21 @@ export function latest(work) {
     waiting = args;
     if (running) return;
     running = true;
-    try {
-      while (waiting) {
-        const now = waiting;
-        waiting = null;
+    while (waiting) {
+      const now = waiting;
+      waiting = null;
+      try {
         await work(...now);
+      } catch (error) {
+        if (!waiting) say(error.message, true);
       }
-    } catch (error) {
-      say(error.message, true);
-    } finally {
-      running = false;
     }
+    running = false;
   };
 }
+
+// What was wrong is right again; anything else that was said stays.
+export const settle = () => status.classList.contains("bad") && say("");
 
 export const show = (id) => document.getElementById("main").append(document.getElementById(id).content.cloneNode(true));
 export const nats = (x) => x.toFixed(x < 10 ? 2 : 1);

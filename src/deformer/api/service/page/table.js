@@ -1,6 +1,6 @@
 // The form: any field may stay empty, and what stays empty is shown as a distribution.
 
-import { ask, latest, nats, say, show } from "./service.js";
+import { ask, latest, nats, say, settle, show } from "./service.js";
 
 const MANY = 60; // values above which a list becomes a text field with suggestions
 const BARS = 12;
@@ -48,6 +48,7 @@ export function start(model) {
     parts.data.labels = ranked.map(([name]) => name);
     parts.data.datasets[0].data = ranked.map(([, x]) => x);
     parts.update();
+    at("parts").setAttribute("aria-label", ranked.map(([name, x]) => `${name} ${nats(x)} nats`).join(", "));
   }
 
   const refresh = latest(async () => {
@@ -55,7 +56,7 @@ export function start(model) {
     const { conditionals } = await ask("conditional", { row });
     for (const f of fields) f.show(conditionals[f.name] ?? null);
     await gauge(row);
-    say("");
+    settle();
   });
 
   at("row").addEventListener("input", refresh);
@@ -133,6 +134,8 @@ const listed = (feature) => feature.values !== null && feature.values.length <= 
 
 function read(feature, input) {
   if (listed(feature)) return feature.values[Number(input.value)];
+  const own = feature.values?.find((v) => String(v) === input.value);
+  if (own !== undefined) return own;
   const number = Number(input.value);
   return feature.kind === "label" || feature.kind === "moment" || Number.isNaN(number) ? input.value : number;
 }

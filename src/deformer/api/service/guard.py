@@ -1,0 +1,90 @@
+"""What stands before the application: who may ask, how long a body may be, and the count of what was asked."""
+
+import hmac
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deformer.api.service import problems
+from deformer.api.service.problems import TooLarge
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "testserver")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may ask.
+
+    Args:
+        token: What clients must send as `Authorization: Bearer ...`. None: nothing.
+        hosts: Names under which the service may be addressed, so that a page of another site cannot reach it by a name
+            that it points here. None: any.
+    """
+
+    token: str | None = None
+    hosts: tuple[str, ...] | None = None
+
+    def refuses(self, scope: Scope) -> HTTPException | None:
+        """Say why a request is refused, if it is; pages, health and metrics need no token."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+            return HTTPException(403, f"The service does not go by the name {host!r}.")
+        if not scope["path"].startswith("/v1/"):
+            return None
+        origin = headers.get("origin")
+        if scope["type"] == "websocket" and origin is not None and urlsplit(origin).netloc != host:
+            return HTTPException(403, "A page of another site cannot open a socket here.")
+        given, wanted = headers.get("authorization", ""), f"Bearer {self.token}"
+        if self.token is None or hmac.compare_digest(given.encode(), wanted.encode()):
+            return None
+        return HTTPException(401, "Send the token as Authorization: Bearer ...")
+
+
+class Guard:
+    """ASGI middleware: refuses, bounds bodies, and counts and times requests by route."""
+
+    def __init__(self, app: ASGIApp, admission: Admission, limit: int, count: Counter, took: Histogram) -> None:
+        self.app, self.admission, self.limit, self.count, self.took = app, admission, limit, count, took
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        refusal = self.admission.refuses(scope)
+        if scope["type"] == "websocket":
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008, "reason": str(refusal.detail)})
+            return
+        status, start, read = 500, time.perf_counter(), 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.limit:
+                raise TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            if refusal is None:
+                await self.app(scope, bounded, noted)
+            else:
+                await (await problems.answer(Request(scope), refusal))(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.count.labels(route, str(status)).inc()
+            self.took.labels(route).observe(time.perf_counter() - start)

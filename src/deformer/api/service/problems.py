@@ -1,0 +1,63 @@
+"""What can go wrong with a request, and the status and body that answer it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from deformer.api.service.batching import Busy
+from deformer.api.service.engine import FieldError
+from deformer.api.service.sessions import Conflict, NotThere, TooMany
+from deformer.errors import InputError
+
+
+class TooLarge(HTTPException):
+    """A request is larger than allowed."""
+
+    def __init__(self) -> None:
+        super().__init__(413, "The request is larger than this service takes; ask for less at a time.")
+
+
+STATUS: dict[type[Exception], tuple[int, str, str]] = {
+    NotThere: (404, "not_there", ""),
+    Conflict: (409, "conflict", ""),
+    TooMany: (429, "too_many", "No more sessions or snapshots are kept."),
+    Busy: (503, "busy", "Too many requests wait; try again."),
+    asyncio.TimeoutError: (504, "out_of_time", "There was no answer in time; ask for less."),
+}
+CODES = {401: "unauthorized", 404: "not_there", 405: "not_allowed", 413: "too_large", 415: "unknown_type"}
+MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, ValidationError, InputError, HTTPException, *STATUS)
+
+
+def describe(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Give the status and the body for an error that a client can mend."""
+    field: Sequence[str | int] | None = error.field if isinstance(error, FieldError) else None
+    if isinstance(error, RequestValidationError | ValidationError):
+        first = error.errors()[0]
+        status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
+    elif type(error) in STATUS:
+        status, code, text = STATUS[type(error)]
+        text = text or str(error)
+    elif isinstance(error, InputError):
+        status, code, text = 400, "bad_value", str(error)
+    elif isinstance(error, HTTPException):
+        status, code, text = error.status_code, CODES.get(error.status_code, "http"), str(error.detail)
+    else:
+        status, code, text = 500, "internal", "The service failed; its log says why."
+    return status, {"error": {"code": code, "message": text, "field": None if field is None else list(field)}}
+
+
+async def answer(_: Request, error: Exception) -> Response:
+    """Answer an error."""
+    status, body = describe(error)
+    headers = dict(getattr(error, "headers", None) or {})
+    if status in (429, 503):
+        headers["Retry-After"] = "1"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers)

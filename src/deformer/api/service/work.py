@@ -1,0 +1,148 @@
+"""The work of the service: one thread that computes, the batchers before it, and what a request may cost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from deformer.api.service.batching import Batcher, Busy
+from deformer.api.service.engine import Engine
+from deformer.api.service.problems import TooLarge
+from deformer.api.service.sessions import Sessions
+
+Table = tuple[bytes, str] | None  # an uploaded table and its kind
+READERS = 4  # requests whose rows are laid out at the same time, beside the one that is computed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes on.
+
+    Args:
+        body: Bytes of a request.
+        rows: Rows of a request, and rows that it may draw.
+        values: Values that a request may have computed: rows times features times passes.
+        sessions: Open sessions, and snapshots kept.
+        idle_seconds: After which an unused session makes room for a new one.
+        waiting: Requests of a kind that wait for the model; more are answered 503.
+        seconds: Until a request is answered 504.
+        memory: Bytes for the states of sessions.
+    """
+
+    body: int = 16 * 2**20
+    rows: int = 10_000
+    values: int = 2**22
+    sessions: int = 100_000
+    idle_seconds: float = 3600.0
+    waiting: int = 256
+    seconds: float = 30.0
+    memory: int = 2**29
+
+
+def _call_each(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [task() for task in tasks]
+
+
+class Service:
+    """A model at work.
+
+    Args:
+        snapshots: Folder where snapshots of sessions outlive the process. None: they end with it.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits, snapshots: Path | None) -> None:
+        self.engine, self.limits = engine, limits
+        self.sessions = Sessions(
+            engine, most=limits.sessions, idle_seconds=limits.idle_seconds, memory=limits.memory, folder=snapshots
+        )
+        own = self.registry = CollectorRegistry()
+        self.requests = Counter("deformer_requests", "Requests by route and status", ["route", "status"], registry=own)
+        self.took = Histogram("deformer_request_seconds", "Seconds by route", ["route"], registry=own)
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+        together = Histogram("deformer_batch_items", "Requests computed together", registry=own, buckets=sizes).observe
+        Gauge("deformer_sessions", "Open sessions", registry=own).set_function(lambda: len(self.sessions))
+        waiting = limits.waiting
+        self.scores = Batcher(self._score, most=4096, waiting=waiting, size=lambda s: len(s[0]) * s[1], seen=together)
+        self.arrivals = Batcher(self.sessions.observe, most=1024, waiting=waiting, seen=together)
+        # Of all else every request is computed alone, so that one that was given up costs nothing.
+        self.calls = Batcher(_call_each, most=1, waiting=waiting, seen=together)
+        self._executor: ThreadPoolExecutor | None = None
+        self._readers: asyncio.Semaphore | None = None
+
+    @property
+    def batchers(self) -> tuple[Batcher[Any], ...]:
+        return self.scores, self.arrivals, self.calls
+
+    @property
+    def ready(self) -> bool:
+        return all(batcher.alive for batcher in self.batchers)
+
+    @asynccontextmanager
+    async def running(self, app: object) -> AsyncIterator[None]:
+        """Work while the application lives."""
+        self._executor, self._readers = ThreadPoolExecutor(1, "deformer"), asyncio.Semaphore(READERS)
+        for batcher in self.batchers:
+            batcher.start(self._executor)
+        yield
+        for batcher in self.batchers:
+            await batcher.stop()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _score(self, asked: Sequence[tuple[pd.DataFrame, int]]) -> list[Any]:
+        """Score the rows of several requests that want the same number of orders together."""
+        answers: list[Any] = [None] * len(asked)
+        for n_orders in {n for _, n in asked}:
+            members = [i for i, (_, n) in enumerate(asked) if n == n_orders]
+            together = pd.concat([asked[i][0] for i in members], ignore_index=True)
+            scores, parts = self.engine.score(together, n_orders)
+            start = 0
+            for i in members:
+                end = start + len(asked[i][0])
+                answers[i], start = (scores[start:end], parts[start:end]), end
+        return answers
+
+    async def call(self, task: Callable[..., Any], *args: Any) -> Any:
+        """Compute something on the model's thread."""
+        return await self.within(self.calls.ask(lambda: task(*args)))
+
+    async def within(self, answer: Awaitable[Any]) -> Any:
+        """Wait for an answer as long as allowed."""
+        return await asyncio.wait_for(answer, self.limits.seconds)
+
+    def forget(self, session: str) -> None:
+        """Close a session after whatever is under way, without waiting for it."""
+        if self._executor is not None:
+            self._executor.submit(self.sessions.forget, session)
+
+    async def frame(self, rows: Sequence[Any], table: Table) -> pd.DataFrame:
+        """Lay out rows that were sent in JSON, or as a table.
+
+        Raises:
+            TooLarge: There are more than allowed.
+            Busy: Too many requests are read already.
+        """
+        assert self._readers is not None
+        if self._readers.locked():
+            raise Busy
+        async with self._readers:
+            if table is not None:
+                rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1))
+            if len(rows) > self.limits.rows:
+                raise TooLarge
+            frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows))
+            return frame
+
+    def afford(self, n_rows: int, n_passes: int) -> None:
+        """Refuse what would cost too much.
+
+        Raises:
+            TooLarge: It would.
+        """
+        if n_rows > self.limits.rows or n_rows * n_passes * len(self.engine.table.codec.names) > self.limits.values:
+            raise TooLarge
