@@ -14,6 +14,7 @@ from deformer.api.explanations import explain
 from deformer.api.files import check_output, choose_device, is_table
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, read_all, read_chunks
+from deformer.data.columns import Labels
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
@@ -73,7 +74,7 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
         columns = {"mean_over_orders": per_order.mean(0), "ensemble_over_orders": ensemble}
         return pd.DataFrame({**columns, "order_spread": per_order.std(0)}).round(6)
 
-    through(path, output, scores)
+    through(table, path, output, scores)
 
 
 def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, seed: int) -> NLL:
@@ -96,7 +97,7 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
         draws = [tables.complete(table, chunk, s).assign(imputation=i) for i, s in enumerate(seeds)]
         return pd.concat(draws) if n_imputations > 1 else draws[0].drop(columns="imputation")
 
-    through(path, output, filled)
+    through(table, path, output, filled)
 
 
 def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int) -> None:
@@ -117,17 +118,25 @@ def explanations(table: TableModel, path: Path, output: Path | None, n_orders: i
         long = long.rename_axis(["row", "column"]).reset_index()
         return long.assign(row=long["row"] + number * ROWS_PER_CHUNK).astype({"value": str, "expected": str})
 
-    through(path, output, lines)
+    through(table, path, output, lines)
 
 
 def conditional(table: TableModel, path: Path, output: Path | None, target: str, quantiles: Sequence[float]) -> None:
     """Write p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
-    through(path, output, lambda chunk, _: tables.conditional(table, chunk, target, quantiles))
+    through(table, path, output, lambda chunk, _: tables.conditional(table, chunk, target, quantiles))
 
 
-def through(path: Path, output: Path | None, work: Callable[[pd.DataFrame, int], pd.DataFrame]) -> None:
+def through(
+    table: TableModel, path: Path, output: Path | None, work: Callable[[pd.DataFrame, int], pd.DataFrame]
+) -> None:
     """Read a file a chunk at a time, and write what becomes of each; the result appears when all of it is there."""
     check_output(output, WRITTEN)
     with ChunkWriter(output) as writer:
-        for number, chunk in enumerate(read_chunks(path, ROWS_PER_CHUNK)):
+        for number, chunk in enumerate(read_chunks(path, ROWS_PER_CHUNK, _written_labels(table))):
             writer.write(work(chunk, number))
+
+
+def _written_labels(table: TableModel) -> list[str]:
+    """Name the columns whose labels are text, digits or not."""
+    named = zip(table.codec.names, table.codec.columns, strict=True)
+    return [n for n, c in named if isinstance(c, Labels) and all(isinstance(label, str) for label in c.labels)]

@@ -4,7 +4,7 @@ import csv
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +18,13 @@ TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
 
 
-def read_chunks(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterator[pd.DataFrame]:
     """Read a table, at most n_rows at a time.
 
     Text may be separated by commas, semicolons or tabs, and has names in its first line unless a number stands there.
+
+    Args:
+        labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
 
     Raises:
         InputError: The file is missing, unreadable, ragged, empty or of an unknown kind.
@@ -30,7 +33,8 @@ def read_chunks(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
     empty = True
     try:
-        for chunk in _parquet(path, n_rows) if path.suffix.lower() == ".parquet" else _text(path, n_rows):
+        parquet = path.suffix.lower() == ".parquet"
+        for chunk in _parquet(path, n_rows) if parquet else _text(path, n_rows, labels):
             if len(chunk):
                 empty = False
                 yield chunk
@@ -59,14 +63,15 @@ def _holds_moments(series: "pd.Series[Any]") -> bool:
     return bool(pd.to_datetime(known, format="ISO8601", errors="coerce").notna().all())
 
 
-def _text(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+def _text(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = file.readline()
     separator = max(",;\t", key=line.count)
     first = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     headed = bool(first) and not any(_is_number(cell) for cell in first)
     names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
-    options = {"sep": separator, "skipinitialspace": True, "na_values": MISSING, "encoding": "utf-8-sig"}
+    options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
+    options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(labels, str)}
     with pd.read_csv(path, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
         yield from reader
 

@@ -52,7 +52,8 @@ class Alarms:
 
     Args:
         thresholds: The n-th belongs to n + 1 values.
-        rate: Share of rows like those of calibration that lie above the threshold, at each number of values.
+        rate: Share of rows like those of calibration that lie above the threshold, at each number of values; less where
+            many rows have the same surprise.
     """
 
     thresholds: tuple[float, ...]
