@@ -91,21 +91,21 @@ def paper_split(seed: int = 0) -> tuple[Rows, Rows]:
     return split(rows, 0.02, generator(seed, "held out"))
 
 
-def pack(directory: Path, piece: Path = PIECE) -> None:
+def pack(directory: Path) -> None:
     """Write the newest checkpoint without its best weights, small enough to travel to another machine."""
     path = newest(directory)
     if path is None:
         raise SystemExit(f"{directory} holds no checkpoint.")
     tensors, header = read_tensors(path)
     slim = {name: t for name, t in tensors.items() if not name.startswith("best.")}
-    write_tensors(piece, slim, {**header, "run": {**header["run"], "best_nll": math.inf}})
-    print(f"{piece}: {piece.stat().st_size / 2**20:.1f} MB, after {header['run']['minutes']:.1f} minutes")
+    write_tensors(PIECE, slim, {**header, "run": {**header["run"], "best_nll": math.inf}})
+    print(f"{PIECE}: {PIECE.stat().st_size / 2**20:.1f} MB, after {header['run']['minutes']:.1f} minutes")
 
 
-def unpack(directory: Path, piece: Path = PIECE) -> None:
+def unpack(directory: Path) -> None:
     """Let a directory without checkpoints go on from the packed one, if there is one."""
-    if newest(directory) is None and piece.exists():
-        tensors, header = read_tensors(piece)
+    if newest(directory) is None and PIECE.exists():
+        tensors, header = read_tensors(PIECE)
         write_tensors(directory / f"last-{header['run']['step']:09d}.safetensors", tensors, header)
 
 

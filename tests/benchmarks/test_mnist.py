@@ -23,7 +23,8 @@ def stripes(n: int, side: int) -> Rows:
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "piece.safetensors")
     rows = stripes(300, 4)
     toy = Source("mnist-binarized", rows[:200], rows[200:250], rows[250:], (4, 4))
     for module in (mnist, paper):
@@ -54,14 +55,13 @@ def test_the_paper_holds_out_a_fiftieth_and_no_test_rows(source: Source) -> None
     assert (len(rows), len(held_out)) == (245, 5)
 
 
-def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "PIECE", tmp_path / "piece.safetensors")
+def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path) -> None:
     changes = {**TINY, "minutes": 5.0, "averaging": 0.5}
     mnist.train("shipped", tmp_path / "a", tmp_path / "whole.safetensors", {**changes, "steps": 16})
     mnist.train("shipped", tmp_path / "b", tmp_path / "half.safetensors", changes)
-    mnist.pack(tmp_path / "b", tmp_path / "piece.safetensors")
+    mnist.pack(tmp_path / "b")
     assert (tmp_path / "piece.safetensors").stat().st_size < (newest(tmp_path / "b") or tmp_path).stat().st_size
-    mnist.unpack(tmp_path / "c", tmp_path / "piece.safetensors")
+    mnist.unpack(tmp_path / "c")
     mnist.train("shipped", tmp_path / "c", tmp_path / "rest.safetensors", {**changes, "steps": 16})
     notes = [read_notes(tmp_path / f"{name}.safetensors") for name in ("whole", "rest")]
     assert [n["steps"] for n in notes] == [16, 16]

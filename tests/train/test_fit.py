@@ -103,12 +103,12 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(tmp_path: Path) -> Non
 
 
 def test_a_signal_saves_and_leaves(tmp_path: Path) -> None:
-    model, rows = new_model(), stripes()
+    model, rows, before = new_model(), stripes(), signal.getsignal(signal.SIGTERM)
     model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     history = fit(model, rows, STEPS, directory=tmp_path)
     assert history.stopped == "interrupted"
     assert newest(tmp_path) is not None
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class DEformerStream:
         network, training: Changes to what the table's size would choose.
 
     Example:
-        >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 20})
+        >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 100})
         >>> for i in range(60):
         ...     _ = stream.learn_one({"a": i % 2, "b": i % 2})
         >>> stream.score_one({"b": 1, "a": 1}) < stream.score_one({"a": 0, "b": 1})

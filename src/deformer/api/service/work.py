@@ -74,6 +74,7 @@ class Service:
         self.calls = Batcher(_call_each, most=1, waiting=waiting, seen=together)
         self._executor: ThreadPoolExecutor | None = None
         self._readers: asyncio.Semaphore | None = None
+        self._reading = 0
 
     @property
     def batchers(self) -> tuple[Batcher[Any], ...]:
@@ -125,12 +126,19 @@ class Service:
 
         Raises:
             TooLarge: There are more than allowed.
-            Busy: Too many requests are read already.
+            Busy: Too many requests wait to be read.
         """
         assert self._readers is not None
-        if self._readers.locked():
+        if self._reading >= self.limits.waiting:
             raise Busy
-        async with self._readers:
+        self._reading += 1
+        try:
+            return await self._laid_out(rows, table, self._readers)
+        finally:
+            self._reading -= 1
+
+    async def _laid_out(self, rows: Sequence[Any], table: Table, readers: asyncio.Semaphore) -> pd.DataFrame:
+        async with readers:
             if table is not None:
                 rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1))
             if len(rows) > self.limits.rows:
