@@ -50,7 +50,10 @@ def start(model: Path) -> tuple[subprocess.Popen[bytes], str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "deformer.api.cli", "serve", "--model", str(model), "--port", str(port)]
-    server, url = subprocess.Popen(command, stderr=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
+    server, url = (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
+        f"http://127.0.0.1:{port}",
+    )
     while server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:
