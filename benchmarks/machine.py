@@ -1,5 +1,7 @@
 """What a result was measured on."""
 
+import argparse
+import json
 import platform
 import subprocess
 import time
@@ -9,6 +11,8 @@ from statistics import median
 from typing import Any
 
 import torch
+
+from deformer.train.process import keep_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -54,3 +58,16 @@ def matmul_rate(dtype: torch.dtype) -> float:
         times = [seconds(lambda a=a, b=b: a @ b) for _ in range(12)]
         best = max(best, 2 * m * k * n / min(times))
     return best
+
+
+def run(description: str | None, name: str, measure: Callable[[bool], dict[str, Any]]) -> None:
+    """Measure as the command line asks, print the result and, unless it is of a toy size, keep it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a toy size; writes no result")
+    quick = parser.parse_args().quick
+    keep_memory()
+    results = measure(quick)
+    print(json.dumps(results, indent=2))
+    if not quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -4,8 +4,6 @@ One process, the same threads, medians of paired runs. Where the plain way would
 few passes are timed, which all cost the same, and multiplied out.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +14,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import RESULTS, circumstances, matmul_rate, paired, seconds
+from benchmarks.machine import circumstances, matmul_rate, paired, run, seconds
 from benchmarks.plain import PlainDEformer, draw_pixels
 from deformer import Binary, DEformer, ModelConfig, as_rows, generator, image_schema, impute, paper_config, sample
-from deformer.train.process import bfloat16_is_fast, keep_memory
+from deformer.train.process import bfloat16_is_fast
 
 SIDE = 28
 D = SIDE * SIDE
@@ -160,17 +158,5 @@ def measure(quick: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a toy size; writes no result")
-    quick = parser.parse_args().quick
-    keep_memory()
-    results = measure(quick)
-    print(json.dumps(results, indent=2))
-    if not quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "speed.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "speed", measure)

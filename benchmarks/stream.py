@@ -4,15 +4,12 @@ The n-th observation of a session against scoring the whole prefix again, and ob
 and for many at once. The default model on 28 x 28 binary images; its weights do not matter to the time.
 """
 
-import argparse
-import json
 from typing import Any
 
 import torch
 
-from benchmarks.machine import RESULTS, circumstances, paired, seconds
+from benchmarks.machine import circumstances, paired, run, seconds
 from deformer import Binary, DEformer, Session, SessionPool, generator, image_schema, log_prob
-from deformer.train.process import keep_memory
 
 
 def growth(model: DEformer, lengths: tuple[int, ...], runs: int) -> dict[str, Any]:
@@ -73,16 +70,5 @@ def measure(quick: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a toy size; writes no result")
-    quick = parser.parse_args().quick
-    keep_memory()
-    results = measure(quick)
-    print(json.dumps(results, indent=2))
-    if not quick:
-        (RESULTS / "stream.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "stream", measure)
