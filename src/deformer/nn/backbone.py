@@ -39,8 +39,11 @@ class Rotary(nn.Module):
 
     def forward(self, features: Tensor, dtype: torch.dtype) -> Complex[Tensor, "batch rows pairs"]:
         """Look up turns; the number of features stands for the beginning of a row."""
-        angles = self.angles.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        return torch.polar(torch.ones_like(angles), angles)[features]
+        few = features.numel() < len(self.angles)
+        angles = self.angles[features] if few else self.angles
+        angles = angles.to(torch.float64 if dtype == torch.float64 else torch.float32)
+        turns = torch.polar(torch.ones_like(angles), angles)
+        return turns if few else turns[features]
 
 
 def rotate(x: Heads, turns: Turns) -> Heads:

@@ -119,17 +119,19 @@ class EmbeddingTokens(nn.Module):
             n_inputs = 2 + 2 * self.n_waves
             self.number = nn.Parameter(torch.randn(len(keys), d_model, n_inputs) * std / math.sqrt(n_inputs / 2))
 
-    def _identities(self) -> Float[Tensor, "features d_model"]:
-        nothing = self.identity.new_zeros(1, self.identity.shape[1])
-        return F.embedding(self.entries, torch.cat([self.identity, nothing])).sum(1)
+    def _identities(self, features: Identities) -> Tokens:
+        entries = torch.cat([self.identity, self.identity.new_zeros(1, self.identity.shape[1])])
+        if features.numel() < self.n_features:  # what arrives alone should not pay for a table of all features
+            return F.embedding(self.entries[features], entries).sum(-2)
+        return F.embedding(features, F.embedding(self.entries, entries).sum(1))
 
     def z(self, features: Identities) -> Tokens:
-        return F.embedding(features, self._identities() + self.query)
+        return self._identities(features) + self.query
 
     def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
         numbers = self.is_number[features]
         labels = self.offsets[features] + torch.where(numbers, 0, values).long()
-        u = F.embedding(features, self._identities()) + F.embedding(labels, self.label)
+        u = self._identities(features) + F.embedding(labels, self.label)
         if not hasattr(self, "number"):
             return u
         at = numbers.nonzero(as_tuple=True)
