@@ -1,14 +1,16 @@
 """The models of the paper's comparison at equal time: `python -m benchmarks.compare --source S --minutes M`.
 
 Every model trains for the same minutes on the same threads, is validated on the same rows, and is scored on the same
-test rows. Each result is a file in results/compare; what is there already is not measured again, so that an interrupted
-run goes on. Sources: digits-binary, mnist-binarized, or the path of an .npz with train, valid and test.
+test rows. Looking at validation rows counts as training. A model that stops early, since nothing gets better, has had
+its chance. Each result is a file in results/compare; what is there already is not measured again, so that an
+interrupted run goes on. Sources: digits-binary, mnist-binarized, or the path of an .npz with train, valid and test.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +20,12 @@ from torch import Tensor
 from benchmarks.machine import RESULTS, circumstances
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
+from deformer.api.tables import table_training
 from deformer.api.training import with_parts
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
-from deformer.baselines.nade import DeepNADE
+from deformer.baselines.masked import MaskedTransformer
+from deformer.baselines.nade import NADE, DeepNADE
 from deformer.baselines.pixels import PixelRNN
 from deformer.baselines.trade import TraDE
 from deformer.data.schema import Schema
@@ -29,7 +33,7 @@ from deformer.data.sources import Source
 from deformer.data.table import subset
 from deformer.errors import InputError
 from deformer.tasks.density import NLL, log_prob
-from deformer.train.process import keep_memory
+from deformer.train.process import bfloat16_is_fast, keep_memory
 
 FOLDER = RESULTS / "compare"
 
@@ -37,11 +41,15 @@ FOLDER = RESULTS / "compare"
 class Contender(Protocol):
     """A model in the comparison."""
 
-    def train(self, source: Source, minutes: float) -> tuple[list[float], list[float], int]:
-        """Give minutes and validation NLL along the way, and rows seen."""
+    def train(self, source: Source, minutes: float, n_looked_at: int) -> tuple[list[float], list[float], int]:
+        """Give minutes and validation NLL along the way, and rows seen.
 
-    def log_prob(self, rows: Rows, draws: torch.Generator) -> Tensor:
-        """Score rows under an order for each that the model draws."""
+        Args:
+            n_looked_at: Validation rows at most.
+        """
+
+    def log_prob(self, rows: Rows, number: int) -> Tensor:
+        """Score rows under the orders of the model's ensemble that have a number."""
 
     def sample(self, n: int, draws: torch.Generator) -> Tensor: ...
 
@@ -62,16 +70,20 @@ class Ours:
         self.model: DEformer = new_model(schema, ModelConfig(**network))
         self.training, self.orders = training, orders
 
-    def train(self, source: Source, minutes: float) -> tuple[list[float], list[float], int]:
-        quiet: dict[str, Any] = {"minutes": minutes, "orders": self.orders, "validation_orders": 1}
-        config = TrainConfig(**{**quiet, **self.training})
-        points = fit(self.model, source.train, config, validation=source.validation).points
+    def train(self, source: Source, minutes: float, n_looked_at: int) -> tuple[list[float], list[float], int]:
+        asked: dict[str, Any] = {"minutes": minutes, "orders": self.orders}
+        asked |= {"validation_orders": 1, "validation_rows": n_looked_at}
+        config = TrainConfig(**{**self.training, **asked})
+        history = fit(self.model, source.train, config, validation=source.validation)
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        points = history.points
         return [p.minutes for p in points], [p.validation_nll or 0.0 for p in points], points[-1].rows_seen
 
-    def log_prob(self, rows: Rows, draws: torch.Generator) -> Tensor:
+    def log_prob(self, rows: Rows, number: int) -> Tensor:
         if self.orders == "raster":
             return log_prob(self.model, rows, sequence=range(len(rows.schema)))
-        return log_prob(self.model, rows, generator=draws)
+        return log_prob(self.model, rows, generator=generator(number, "orders"))
 
     def sample(self, n: int, draws: torch.Generator) -> Tensor:
         order = torch.arange(len(self.model.schema)) if self.orders == "raster" else None
@@ -83,19 +95,25 @@ class Ours:
 
 
 class Theirs:
-    """A baseline."""
+    """A baseline.
 
-    def __init__(self, model: Baseline, lr: float = 1e-3, batch: int = 100) -> None:
-        self.model, self.lr, self.batch = model, lr, batch
+    Args:
+        rounds: Whether its products may be rounded to bfloat16, as the DEformer's are where that is fast.
+    """
 
-    def train(self, source: Source, minutes: float) -> tuple[list[float], list[float], int]:
+    def __init__(self, model: Baseline, lr: float = 1e-3, batch: int = 100, rounds: bool = False) -> None:
+        self.model, self.lr, self.batch, self.rounds = model, lr, batch, rounds
+
+    def train(self, source: Source, minutes: float, n_looked_at: int) -> tuple[list[float], list[float], int]:
         assert source.validation is not None
-        held_out = subset(source.validation, 500, generator(0, "validation rows"))
-        curve = fit_baseline(self.model, source.train, held_out, minutes=minutes, lr=self.lr, batch=self.batch)
+        held_out = subset(source.validation, n_looked_at, generator(0, "validation rows"))
+        bfloat16 = self.rounds and bfloat16_is_fast()
+        limits = {"minutes": minutes, "lr": self.lr, "batch": min(self.batch, len(source.train))}
+        curve = fit_baseline(self.model, source.train, held_out, **limits, bfloat16=bfloat16)
         return curve.minutes, curve.nll, curve.rows_seen
 
-    def log_prob(self, rows: Rows, draws: torch.Generator) -> Tensor:
-        return self.model.log_prob(rows, draws=draws)
+    def log_prob(self, rows: Rows, number: int) -> Tensor:
+        return self.model.log_prob(rows, self.model.order_of(number, len(rows), generator(number, "orders")))
 
     def sample(self, n: int, draws: torch.Generator) -> Tensor:
         return self.model.sample(n, draws)
@@ -105,45 +123,83 @@ class Theirs:
         return sum(p.numel() for p in self.model.parameters())
 
 
-SEVERAL_ORDERS = ("deformer", "deformer interleaved", "deformer single stream", "DeepNADE", "MADE, 32 orders")
-MODELS: dict[str, Callable[[Schema], Contender]] = {
-    "deformer": lambda s: Ours(s, {}, {}),
-    "deformer interleaved": lambda s: Ours(s, {"wiring": "interleaved"}, {}),
-    "deformer single stream": lambda s: Ours(s, {"wiring": "single_stream"}, {}),
-    "deformer, fixed order": lambda s: Ours(s, {}, {"curriculum": ((1.0, 1.0),)}, "raster"),
-    "DeepNADE": lambda s: Theirs(DeepNADE(s)),
-    "MADE, 32 orders": lambda s: Theirs(MADE(s)),
-    "DeepNADE, fixed order": lambda s: Theirs(DeepNADE(s, fixed=True)),
-    "TraDE": lambda s: Theirs(TraDE(s), 3e-4, 32),
-    "PixelCNN": lambda s: Theirs(PixelRNN(s, "cnn"), 1e-3, 32),
-    "Row LSTM": lambda s: Theirs(PixelRNN(s, "row"), 1e-3, 16),
-    "Diagonal BiLSTM": lambda s: Theirs(PixelRNN(s, "diagonal"), 1e-3, 16),
+FEW_ROWS = 50_000
+
+
+def ours(network: dict[str, Any], orders: str = "random") -> Callable[[Source], Contender]:
+    """Make a DEformer; on few rows it learns by the recipe of tables, which guards against overfitting."""
+
+    def make(source: Source) -> Contender:
+        training: dict[str, Any] = {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}
+        if len(source.train) < FEW_ROWS:
+            size = (len(source.train), len(source.schema))
+            recipe = asdict(table_training(*size, None, None, None, 0))
+            training = {**recipe, "epochs": None}
+        return Ours(source.schema, network, training, orders)
+
+    return make
+
+
+def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Callable[[Source], Contender]:
+    return lambda s: Theirs(make(s.schema), **choices)
+
+
+SEVERAL_ORDERS = (
+    *("deformer", "deformer interleaved", "deformer single stream", "masked Transformer", "DeepNADE"),
+    "MADE, 32 orders",
+)
+MODELS: dict[str, Callable[[Source], Contender]] = {
+    "deformer": ours({}),
+    "deformer interleaved": ours({"wiring": "interleaved"}),
+    "deformer single stream": ours({"wiring": "single_stream"}),
+    "masked Transformer": theirs(MaskedTransformer, batch=16, rounds=True),
+    "DeepNADE": theirs(DeepNADE, rounds=True),
+    "MADE, 32 orders": theirs(MADE, rounds=True),
+    "deformer, fixed order": ours({}, "raster"),
+    "NADE": theirs(NADE, batch=20),
+    "MADE, one order": theirs(lambda s: MADE(s, (500,), n_masks=1), rounds=True),
+    "TraDE": theirs(TraDE, lr=3e-4, batch=32, rounds=True),
+    "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn"), batch=32),
+    "Row LSTM": theirs(lambda s: PixelRNN(s, "row"), batch=16),
+    "Diagonal BiLSTM": theirs(lambda s: PixelRNN(s, "diagonal"), batch=16),
 }
 
 
-def measure(name: str, source: Source, minutes: float, n_rows: int, n_orders: int) -> dict[str, Any]:
+def measure(
+    name: str, source: Source, minutes: float, n_rows: int, n_orders: int, n_looked_at: int = 500
+) -> dict[str, Any]:
     """Train a model and score test rows; of those that take any order the mean and the ensemble over several."""
     torch.manual_seed(0)
     assert source.test is not None
-    model = MODELS[name](source.schema)
-    along, nll, rows_seen = model.train(source, minutes)
+    model = MODELS[name](source)
+    along, nll, rows_seen = model.train(source, minutes, n_looked_at)
     rows = subset(source.test, n_rows, generator(0, "test rows"))
     k = n_orders if name in SEVERAL_ORDERS else 1
     start = time.monotonic()
-    scores = NLL(torch.stack([-model.log_prob(rows, generator(i, "orders")).double() for i in range(k)]))
+    scores = NLL(torch.stack([-model.log_prob(rows, number).double() for number in range(k)]))
     scoring, start = time.monotonic() - start, time.monotonic()
     model.sample(16, generator(0))
     result = {
         **{"parameters": model.parameters, "rows_seen": rows_seen, "rows_per_second": rows_seen / (60 * along[-1])},
         **{"nll": scores.mean, "error": scores.mean_error, "orders": k, "test_rows": len(rows)},
+        "wanted": wanted(source, n_rows, n_orders),
         **{"scoring_seconds": scoring, "sampling_seconds_of_16": time.monotonic() - start},
         **{"minutes": along, "validation_nll": nll, "machine": circumstances()},
     }
     return {**result, "ensemble": scores.ensemble, "ensemble_error": scores.ensemble_error} if k > 1 else result
 
 
+def wanted(source: Source, n_rows: int, n_orders: int) -> dict[str, int]:
+    """Say what a result must have been measured with to count."""
+    assert source.test is not None
+    return {"rows": min(n_rows, len(source.test)), "orders": n_orders, "threads": torch.get_num_threads()}
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Write the results of one source at one length of training as Markdown."""
+    """Write the results of one source at one length of training as Markdown.
+
+    A row of which a random subset of features was trained on counts as a row.
+    """
     lines = [
         "| model | parameters | rows/s | NLL, mean over orders (nats) | ensemble | NLL, fixed order | 16 samples (s) |",
         "|---|---|---|---|---|---|---|",
@@ -152,14 +208,26 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         r = results[name]
         score = f"{r['nll']:.2f} +- {r['error']:.2f}"
         any_order = name in SEVERAL_ORDERS
-        together = f"{r['ensemble']:.2f}" if "ensemble" in r else ""
+        together = f"{r['ensemble']:.2f} +- {r['ensemble_error']:.2f}" if "ensemble" in r else ""
         cells = [f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
         cells += ["" if any_order else score, f"{r['sampling_seconds_of_16']:.1f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def settled(minutes: list[float], nats: list[float]) -> tuple[list[float], list[float]]:
+    """Leave out the first fiftieth of a curve, which would flatten the rest."""
+    kept = [(m, n) for m, n in zip(minutes, nats, strict=True) if m >= 0.02 * minutes[-1]]
+    return [m for m, _ in kept], [n for _, n in kept]
+
+
+def folder_of(source: str, minutes: float) -> str:
+    """Name a source and a length of training; files of one name in two folders differ."""
+    path = Path(source)
+    return f"{path.parent.name}-{path.stem}-{minutes:g}" if path.suffix else f"{source}-{minutes:g}"
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="digits-binary")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, per model")
@@ -167,14 +235,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500, help="random test rows")
     parser.add_argument("--orders", type=int, default=8)
     parser.add_argument("--output", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = parser.parse_args(words)
+    torch.set_num_threads(chosen.threads)
     keep_memory()
     source = with_parts(load_source(chosen.source), 0)
-    folder = chosen.output / f"{Path(chosen.source).stem}-{chosen.minutes:g}"
+    folder = chosen.output / folder_of(chosen.source, chosen.minutes)
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.models:
         path = folder / f"{name}.json"
-        if path.exists() and (done := json.loads(path.read_text()))["test_rows"] == chosen.rows:
+        required = wanted(source, chosen.rows, chosen.orders)
+        if path.exists() and (done := json.loads(path.read_text()))["wanted"] == required:
             print(f"{name}: {done['nll']:.2f} +- {done['error']:.2f}, measured before")
             continue
         try:
@@ -186,8 +257,9 @@ def main() -> None:
         print(f"{name}: {result['nll']:.2f} +- {result['error']:.2f}", flush=True)
     results = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
     (folder / "table.md").write_text(table(results))
-    curves = {name: (r["minutes"], r["validation_nll"]) for name, r in results.items()}
-    (folder / "curves.png").write_bytes(plots.curve(curves, "minutes on two cores", "NLL (nats)"))
+    curves = {name: settled(r["minutes"], r["validation_nll"]) for name, r in results.items()}
+    axis = f"minutes on {chosen.threads} threads"
+    (folder / "curves.png").write_bytes(plots.curve(curves, axis, "validation NLL (nats)"))
     print(table(results))
 
 

@@ -1,13 +1,15 @@
 """The service under load, on loopback: `python -m benchmarks.load [--clients 64] [--seconds 60]`.
 
-Clients score rows, fill them in and feed sessions, all at once. Every session and every score is checked afterwards
-against the library. Then twice as many requests as may wait arrive together: some are turned away with 503, none fails,
-and the service answers as before.
+Clients score rows, fill them in and feed sessions, all at once. Every step of every session and every score is checked
+afterwards against the library. Then twice as many requests as may wait arrive together, and twice as many sessions as
+may be open: some are turned away with 503 and 429, none fails, and the service answers as before. The exit code says
+whether all of that held.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import socket
 import subprocess
@@ -21,12 +23,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
+import torch
 
 from benchmarks.machine import RESULTS, circumstances
 from deformer.api import tables
-from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
-from deformer.tasks.streaming import Session
+from deformer.tasks.density import log_prob_terms
 
 Row = dict[str, Any]
 
@@ -44,16 +46,19 @@ def a_table(n: int = 2000, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
+WAITING, SESSIONS = 128, 1000  # that the service under load allows
+
+
 def start(model: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start a service and wait until it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "deformer.api.cli", "serve", "--model", str(model), "--port", str(port)]
-    server, url = (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
-        f"http://127.0.0.1:{port}",
-    )
+    command += ["--waiting", str(WAITING), "--sessions", str(SESSIONS)]
+    environment = {name: value for name, value in os.environ.items() if name != "DEFORMER_TOKEN"}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server, url = subprocess.Popen(command, env=environment, **quiet), f"http://127.0.0.1:{port}"
     while server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:
@@ -70,7 +75,7 @@ class Load:
         self.http, self.rows, self.until = http, rows, until
         self.took: dict[str, list[float]] = {"score": [], "observe": [], "impute": []}
         self.scores: list[tuple[Row, float]] = []
-        self.sessions: list[tuple[list[tuple[str, Any]], float]] = []
+        self.sessions: list[tuple[list[tuple[str, Any]], list[dict[str, Any]]]] = []
         self.errors: Counter[str] = Counter()
 
     async def post(self, kind: str, path: str, body: Any) -> Any:
@@ -105,30 +110,52 @@ class Load:
     async def session(self, draws: random.Random) -> None:
         row = draws.choice(self.rows)
         told = [(name, row[name]) for name in draws.sample(sorted(row), draws.randint(1, len(row)))]
-        name, nats = (await self.post("open", "sessions", {}))["session"], 0.0
-        for feature, value in told:
-            answer = await self.post("observe", f"sessions/{name}/observe", {"name": feature, "value": value})
-            nats = answer["running_nats"]
-        self.sessions.append((told, nats))
-        await self.http.delete(f"/v1/sessions/{name}")
+        name = (await self.post("open", "sessions", {}))["session"]
+        answers = [
+            await self.post("observe", f"sessions/{name}/observe", {"name": feature, "value": value})
+            for feature, value in told
+        ]
+        self.sessions.append((told, answers))
+        closed = await self.http.delete(f"/v1/sessions/{name}")
+        if closed.status_code != 204:
+            self.errors[f"close {closed.status_code}"] += 1
 
     def wrong(self, table: TableModel) -> int:
-        """Count answers that the library does not give."""
+        """Count sessions and scores that are not what the library says."""
         found = 0
-        for told, nats in self.sessions:
-            session, expected = Session(table.model, table.codec.columns), 0.0
-            for pair in told:
-                expected = session.observe(*pair).running_nats
-            found += abs(nats - expected) > 1e-3
+        for length in {len(told) for told, _ in self.sessions}:
+            group = [(told, answers) for told, answers in self.sessions if len(told) == length]
+            expected = running_nats(table, [told for told, _ in group])
+            for (told, answers), nats in zip(group, expected, strict=True):
+                right = all(
+                    answer["name"] == name and answer["n_observed"] == k and abs(answer["running_nats"] - n) < 1e-3
+                    for k, ((name, _), answer, n) in enumerate(zip(told, answers, nats, strict=True), 1)
+                )
+                found += not right
         expected_scores = tables.log_prob(table, pd.DataFrame([row for row, _ in self.scores]), 2, "mean")
-        return found + int((np.abs(expected_scores - [score for _, score in self.scores]) > 1e-3).sum())
+        near = np.abs(expected_scores - [score for _, score in self.scores]) < 1e-3
+        return found + int((~near).sum())
 
 
-async def overload(http: httpx.AsyncClient, rows: list[Row], n: int) -> Counter[int]:
-    """Send n requests at once, and count the answers by status."""
-    holes = [{name: value for name, value in row.items() if name[0] == "c"} for row in rows[:50]]
-    answers = await asyncio.gather(*(http.post("/v1/impute", json={"rows": holes}) for _ in range(n)))
-    return Counter(a.status_code for a in answers)
+def running_nats(table: TableModel, sessions: list[list[tuple[str, Any]]]) -> list[list[float]]:
+    """Score rows of as many values each, in the sequences in which they came, after every value."""
+    rows, log_base = table.codec.encode(pd.DataFrame([dict(told) for told in sessions]))
+    orders = torch.tensor([rows.schema.index([name for name, _ in told]) for told in sessions])
+    terms = log_prob_terms(table.model, rows, orders=orders).double() + log_base
+    nats: list[list[float]] = (-terms.gather(1, orders)).cumsum(1).tolist()
+    return nats
+
+
+async def overload(http: httpx.AsyncClient, rows: list[Row]) -> dict[str, dict[str, int]]:
+    """Ask for twice as much as may wait, and for twice as many sessions as may be open; count answers by status."""
+    holes = [{name: value for name, value in row.items() if name[0] == "c"} for row in rows[:10]]
+    answers = await asyncio.gather(*(http.post("/v1/impute", json={"rows": holes}) for _ in range(2 * WAITING)))
+    opened = [await http.post("/v1/sessions", json={}) for _ in range(2 * SESSIONS)]
+    for answer in opened:
+        if answer.status_code == 201:
+            await http.delete(f"/v1/sessions/{answer.json()['session']}")
+    counts = {"impute": Counter(a.status_code for a in answers), "sessions": Counter(a.status_code for a in opened)}
+    return {kind: {str(status): n for status, n in sorted(found.items())} for kind, found in counts.items()}
 
 
 async def run(url: str, table: TableModel, rows: list[Row], clients: int, seconds: float) -> dict[str, Any]:
@@ -136,10 +163,9 @@ async def run(url: str, table: TableModel, rows: list[Row], clients: int, second
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
         load = Load(http, rows, time.monotonic() + seconds)
         await asyncio.gather(*(load.client(i) for i in range(clients)))
-        statuses = await overload(http, rows, 2 * Limits().waiting)
-        begin = time.perf_counter()
-        after = await http.post("/v1/score", json={"rows": rows[:1]})
-        recovered = time.perf_counter() - begin
+        statuses = await overload(http, rows)
+        after = Load(http, rows, 0.0)
+        await asyncio.gather(*(after.session(random.Random(i)) for i in range(8)), after.score(random.Random(0)))
     quantiles = {
         kind: dict(zip(("p50_ms", "p99_ms"), (1000 * np.quantile(took, [0.5, 0.99])).round(1).tolist(), strict=True))
         for kind, took in load.took.items()
@@ -149,8 +175,8 @@ async def run(url: str, table: TableModel, rows: list[Row], clients: int, second
         **{"clients": clients, "seconds": seconds, "requests": sum(map(len, load.took.values()))},
         **{"errors": dict(load.errors), "sessions": len(load.sessions), "scores": len(load.scores)},
         **{"wrong": load.wrong(table), "latency": quantiles},
-        "overload": {"sent": 2 * Limits().waiting, "statuses": {str(k): n for k, n in sorted(statuses.items())}},
-        "recovered": {"status": after.status_code, "seconds": recovered},
+        "overload": statuses,
+        "wrong_afterwards": after.wrong(table) + sum(after.errors.values()),
         "machine": circumstances(),
     }
 
@@ -173,6 +199,14 @@ def main() -> None:
             server.wait()
     print(json.dumps(results, indent=2))
     (RESULTS / "load.json").write_text(json.dumps(results, indent=2) + "\n")
+    raise SystemExit(not held(results))
+
+
+def held(results: dict[str, Any]) -> bool:
+    """Say whether nothing was lost, mixed up or failed, and what was too much was turned away."""
+    refused = {"impute": {"200", "503"}, "sessions": {"201", "429"}}
+    turned_away = all(set(results["overload"][kind]) == statuses for kind, statuses in refused.items())
+    return not results["errors"] and not results["wrong"] and not results["wrong_afterwards"] and turned_away
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from deformer import (
 from deformer.api import plots
 from deformer.config import tuples
 from deformer.data.table import split, subset
-from deformer.train.checkpoint import read_tensors, write_tensors
+from deformer.train.checkpoint import describe, read_tensors, write_tensors
 from deformer.train.fit import newest
 from deformer.train.process import keep_memory
 
@@ -107,6 +107,35 @@ def unpack(directory: Path) -> None:
     if newest(directory) is None and PIECE.exists():
         tensors, header = read_tensors(PIECE)
         write_tensors(directory / f"last-{header['run']['step']:09d}.safetensors", tensors, header)
+
+
+def grow(directory: Path, output: Path, changes: dict[str, Any]) -> None:
+    """Begin where a run stands with more blocks or wider feed-forward parts, which at first add nothing.
+
+    Optimisers begin anew, and so does the choice of the best weights.
+    """
+    unpack(directory)
+    path = newest(directory)
+    if path is None:
+        raise SystemExit(f"{directory} holds no checkpoint.")
+    small = load(path)
+    tensors, header = read_tensors(path)
+    large = new_model(small.schema, dataclasses.replace(small.config, **changes), seed=1)
+    grown = {}
+    for prefix in ("model.", "training.average."):
+        if not any(name.startswith(prefix) for name in tensors):
+            continue
+        for name, fresh in large.named_parameters():
+            weights, old = fresh.detach().clone(), tensors.get(prefix + name)
+            if old is not None and name.endswith("down.weight"):
+                weights.zero_()  # new hidden units are not heard at first
+            if old is not None:
+                weights[tuple(slice(n) for n in old.shape)] = old
+            grown[prefix + name] = weights
+    run = {**header["run"], "best_nll": math.inf}
+    write_tensors(output / path.name, grown, {**header, **describe(large), "run": run})
+    n_parameters = sum(p.numel() for p in large.parameters())
+    print(f"{output / path.name}: {n_parameters:,} parameters, after {run['minutes']:.1f} minutes")
 
 
 def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -> None:
@@ -193,12 +222,19 @@ def main() -> None:
     long.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     small = commands.add_parser("pack", help=f"write the newest checkpoint to {PIECE.name}, to go on elsewhere")
     small.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    larger = commands.add_parser("grow", help="begin a run of a larger network where one of a smaller stands")
+    larger.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    larger.add_argument("--output", type=Path, required=True, help="directory of the new run")
+    larger.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="such as n_layers=6")
     drawn = commands.add_parser("curve", help="write the learning curve of a training to results")
     drawn.add_argument("--directory", type=Path, default=Path("runs/mnist"))
     shipped = commands.add_parser("ship", help="make the newest checkpoint the model that ships")
     shipped.add_argument("--directory", type=Path, default=Path("runs/mnist"))
     chosen = parser.parse_args()
     keep_memory()
+    if chosen.command == "grow":
+        grow(chosen.directory, chosen.output, parse(chosen.set))
+        return
     finishing = {"curve": curve, "pack": pack, "ship": ship}
     if chosen.command in finishing:
         finishing[chosen.command](chosen.directory)

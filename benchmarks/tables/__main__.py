@@ -1,13 +1,16 @@
-"""`python -m benchmarks.tables {debd,uci,impute,anomaly} [--only NAME ...] [--minutes M]`.
+"""`python -m benchmarks.tables {debd,uci,impute,anomaly} [--only NAME ...] [--minutes M] [--threads N]`.
 
 Each data set's result is a file in results/tables; what is there already is not measured again, so that an interrupted
-run goes on. Afterwards the Markdown tables beside them are written anew. Data lies in the folder of DEFORMER_DATA.
+run goes on, and several runs with a thread each can share the work. Afterwards the Markdown tables beside them are
+written anew. Data lies in the folder of DEFORMER_DATA.
 """
 
 import argparse
 import json
 import os
 from pathlib import Path
+
+import torch
 
 from benchmarks.machine import RESULTS, circumstances
 from benchmarks.tables import anomaly, density, imputation
@@ -27,7 +30,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="some of the data sets")
     parser.add_argument("--minutes", type=float, help="of training per data set; the default depends on the task")
     parser.add_argument("--output", type=Path, default=RESULTS / "tables")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
     names, measure, table = TASKS[chosen.task]
     data, folder = Path(os.environ.get("DEFORMER_DATA", "data")), chosen.output / chosen.task
     folder.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,10 @@ class Client:
         """Begin a row whose values arrive one by one, or go on from a snapshot."""
         return RemoteSession(self, self._ask("POST", "sessions", wire.SessionAnswer, {"snapshot": snapshot}).session)
 
+    def drop(self, snapshot: str) -> None:
+        """Forget a snapshot."""
+        self.send("DELETE", f"snapshots/{snapshot}")
+
     def _ask(self, method: str, path: str, kind: type[Answer], body: Any = None) -> Answer:
         return kind.model_validate_json(self.send(method, path, body).content)
 
@@ -122,6 +126,10 @@ class RemoteSession:
     def predict(self, names: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
         """Give the distribution of features that may still arrive."""
         return self._ask("predict", wire.ConditionalAnswer, {"names": names}).conditionals
+
+    def look(self) -> wire.SessionAnswer:
+        """Say what the session has been told."""
+        return wire.SessionAnswer.model_validate_json(self.client.send("GET", f"sessions/{self.name}").content)
 
     def save(self) -> str:
         """Keep a snapshot and give its name."""

@@ -115,8 +115,12 @@ class TrainConfig:
         eps: Of Adam.
         weight_decay: Decoupled, on the matrices that Muon trains.
         dropout: Share of what each block adds that is left out at random, against overfitting.
+        noise: Deviation of Gaussian noise on continuous values, in units of their spread, against narrow components
+            that fit single rows or the grid that values were rounded to.
         warmup_steps: Steps of linear warm-up.
         constant: Fraction of the run at full rates, after which they fall linearly.
+        cycles: How often rates start anew, each time for twice as long. A cycle that ends without better validation
+            than those before it is the last, so that rows that are soon overfitted cost little time.
         final_lr: Last rate, as a fraction of the first.
         plateau_factor: What a plateau multiplies the rate of the "adam" recipe by.
         plateau_patience: Validations without a better loss that make a plateau.
@@ -150,8 +154,10 @@ class TrainConfig:
     eps: float = 1e-9
     weight_decay: float = 0.05
     dropout: float = 0.0
+    noise: float = 0.0
     warmup_steps: int = 100
     constant: float = 0.4
+    cycles: int = 1
     final_lr: float = 0.02
     plateau_factor: float = 0.1
     plateau_patience: int = 5
@@ -176,9 +182,9 @@ class TrainConfig:
             positive=(
                 *("steps", "epochs", "minutes", "tokens_per_step", "rows_per_step", "lr", "muon_lr", "eps", "clip"),
                 *("plateau_factor", "plateau_patience", "validate_every", "validation_rows", "validation_orders"),
-                *("patience", "checkpoint_minutes", "checkpoint_steps", "keep_last", "threads"),
+                *("patience", "checkpoint_minutes", "checkpoint_steps", "keep_last", "threads", "cycles"),
             ),
-            not_negative=("seed", "weight_decay", "warmup_steps", "final_lr", "constant"),
+            not_negative=("seed", "weight_decay", "warmup_steps", "final_lr", "constant", "noise"),
         )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), not {self.dropout}.")

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -54,12 +55,24 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_a_killed_service_loses_no_acknowledged_snapshot(model: Path, tmp_path: Path) -> None:
     options = ("--model", str(model), "--snapshots", str(tmp_path / "snapshots"))
-    with running(*options) as (server, url), Client(url) as client:
-        session = client.session()
-        session.observe("size", 0.5)
-        snapshot = session.save()
+    saved: dict[str, float] = {}
+
+    def save_on_and_on(url: str, number: int) -> None:
+        with Client(url) as client, suppress(httpx.TransportError):
+            session, told = client.session(), 0.01 * number
+            session.observe("size", told)
+            while True:
+                saved[session.save()] = told
+
+    with running(*options) as (server, url), ThreadPoolExecutor(4) as threads:
+        for number in range(4):
+            threads.submit(save_on_and_on, url, number)
+        time.sleep(1.5)
         server.send_signal(signal.SIGKILL)
+    assert len(saved) > 20
     with running(*options) as (server, url), Client(url) as client:
+        for snapshot, told in list(saved.items())[-50:]:
+            assert client.session(snapshot).look().observed == {"size": told}
         assert client.session(snapshot).observe("kind", "big").n_observed == 2
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)
@@ -69,6 +82,7 @@ def test_a_token_is_needed_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("DEFORMER_TOKEN", raising=False)
     for host in ("127.0.0.1", "localhost", "::1"):
         assert choose_admission(host, False) == Admission(None, LOOPBACK)
+    assert choose_admission("127.0.0.2", False) == Admission(None, (*LOOPBACK, "127.0.0.2"))
     assert choose_admission("0.0.0.0", True) == Admission()
     for host in ("0.0.0.0", "example.org"):
         with pytest.raises(InputError, match="DEFORMER_TOKEN"):

@@ -124,6 +124,52 @@ def test_tables_are_taken_and_given(client: TestClient) -> None:
     assert pd.read_parquet(io.BytesIO(answer.content)).notna().all(axis=None)
 
 
+@pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet"])
+@pytest.mark.parametrize("route", ["score?terms=true", "impute", "explain"])
+def test_every_route_of_tables_takes_both_kinds(client: TestClient, kind: str, route: str) -> None:
+    frame, buffer = mixed(5, seed=5), io.BytesIO()
+    frame.to_csv(buffer, index=False) if kind == "text/csv" else frame.to_parquet(buffer)
+    answer = client.post(f"/v1/{route}", content=buffer.getvalue(), headers={"content-type": kind})
+    assert answer.status_code == 200, answer.text
+    read = pd.read_csv if kind == "text/csv" else pd.read_parquet
+    assert len(read(io.BytesIO(answer.content))) == (25 if route == "explain" else 5)
+
+
+def test_uploads_are_read_as_files_are(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"code": ["007", "12"] * 30, "x": range(60)})
+    table, _ = tables.learn(frame, steps=5, epochs=None, minutes=None)
+    text = "code; x\n007; 1\n?; 2\n"
+    (tmp_path / "t.csv").write_text(text)
+    with TestClient(make_app(Engine(table, "codes"))) as client:
+        answer = client.post("/v1/score?n_orders=2", content=text, headers={"content-type": "text/csv"})
+        assert answer.status_code == 200, answer.text
+    expected = tables.log_prob(table, pd.DataFrame({"code": ["007", None], "x": [1, 2]}), 2, "mean")
+    found = pd.read_csv(io.StringIO(answer.text))["mean_over_orders"]
+    assert max(abs(expected - found)) < 1e-4
+
+
+def test_large_requests_are_answered_in_pieces(
+    client: TestClient, table: TableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"size": 0.1 * i, "kind": "big"} for i in range(9)]
+    whole = {path: post(client, path, rows=rows) for path in ("score", "explain")}
+    monkeypatch.setattr("deformer.api.service.work.PIECE", 30)
+    pieces = {path: post(client, path, rows=rows) for path in ("score", "explain")}
+    for a, b in zip(whole["score"]["scores"], pieces["score"]["scores"], strict=True):
+        assert abs(a["mean_over_orders"] - b["mean_over_orders"]) < 1e-4
+    assert [[line["feature"] for line in row] for row in pieces["explain"]["rows"]] == [
+        [line["feature"] for line in row] for row in whole["explain"]["rows"]
+    ]
+    filled = post(client, "impute", rows=rows, n_imputations=2)["imputations"]
+    assert [[row["kind"] for row in part] for part in filled] == [["big"] * 9] * 2
+    assert len(post(client, "sample", n=11)["rows"]) == 11
+
+
+def test_targets_are_asked_about_once_and_bounded(client: TestClient) -> None:
+    answer = post(client, "conditional", row=ROW, targets=["rooms", "rooms", "size", "size"])
+    assert list(answer["conditionals"]) == ["rooms", "size"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "field"),
     [
@@ -188,6 +234,8 @@ def test_a_session_follows_its_row(client: TestClient, table: TableModel) -> Non
     moved = post(client, f"sessions/{name}/observe", name="sold", value="2024-02-01")
     again = post(client, "sessions", 201, snapshot=snapshot)
     assert again["observed"] == {"kind": "big", "size": 0.25, "rooms": 3}
+    assert client.delete(f"/v1/snapshots/{snapshot}").status_code == 204
+    assert client.delete(f"/v1/snapshots/{snapshot}").status_code == 404
     restored = post(client, f"sessions/{again['session']}/observe", name="sold", value="2024-02-01")
     assert abs(restored["running_nats"] - moved["running_nats"]) < 1e-4
     assert client.delete(f"/v1/sessions/{name}").status_code == 204
@@ -201,6 +249,28 @@ def test_snapshots_outlive_the_process(table: TableModel, tmp_path: Path) -> Non
         snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
     with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
         assert post(client, "sessions", 201, snapshot=snapshot)["observed"] == {"size": 0.5}
+
+
+def test_snapshots_belong_to_one_model(table: TableModel, tmp_path: Path) -> None:
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        name = post(client, "sessions", 201)["session"]
+        snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
+    other = tables.learn(mixed(200), steps=3, epochs=None, minutes=None)[0]
+    with TestClient(make_app(Engine(other, "houses"), snapshots=tmp_path)) as client:
+        assert "another model" in post(client, "sessions", 400, snapshot=snapshot)["error"]["message"]
+
+
+def test_sessions_say_what_they_were_told(client: TestClient) -> None:
+    name = post(client, "sessions", 201)["session"]
+    for feature, value in (("kind", "never seen"), ("rooms", 2.4)):
+        post(client, f"sessions/{name}/observe", name=feature, value=value)
+    assert client.get(f"/v1/sessions/{name}").json()["observed"] == {"kind": "never seen", "rooms": 2.4}
+
+
+def test_failures_are_answered_in_kind(table: TableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "explain", lambda *_: 1 / 0)
+    with TestClient(make_app(Engine(table, "houses")), raise_server_exceptions=False) as client:
+        assert post(client, "explain", 500, rows=[ROW])["error"]["code"] == "internal"
 
 
 def test_sessions_are_counted_and_idle_ones_make_room(table: TableModel) -> None:
@@ -284,6 +354,7 @@ def test_pages_of_other_sites_are_kept_out(table: TableModel) -> None:
     with TestClient(make_app(Engine(table, "houses"), admission=Admission(hosts=LOOPBACK))) as client:
         assert client.get("/v1/model").status_code == 200
         assert client.get("/v1/model", headers={"host": "example.org"}).status_code == 403
+        assert client.get("/v1/model", headers={"host": "["}).status_code == 403
         with (
             pytest.raises(WebSocketDisconnect),
             client.websocket_connect("/v1/stream", headers={"origin": "http://a.b"}),

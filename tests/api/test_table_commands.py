@@ -11,7 +11,7 @@ from deformer.api.tables import TableModel, load_table
 from deformer.data.chunks import read_all, read_chunks
 from deformer.errors import InputError
 
-TINY = {"minutes": None, "steps": 3, "seed": 0, "device": "cpu"}
+TINY = {"minutes": None, "epochs": None, "steps": 3, "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,19 @@ def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path) ->
     assert all(n["rows_seen"] == notes[0]["rows_seen"] for n in notes)
 
 
+def test_a_network_grows_without_forgetting(source: Source, tmp_path: Path) -> None:
+    changes = {**TINY, "minutes": 5.0, "averaging": 0.5}
+    mnist.train("shipped", tmp_path / "small", tmp_path / "s.safetensors", changes)
+    larger = {"n_layers": 3, "content_layers": 0, "d_ff": 96}
+    mnist.grow(tmp_path / "small", tmp_path / "large", larger)
+    small, large = (load(newest(tmp_path / name) or tmp_path).eval() for name in ("small", "large"))
+    assert large.config.n_layers == 3
+    rows, order = source.train.values[:5], torch.arange(16).expand(5, 16)
+    torch.testing.assert_close(*(m(order, rows).log_prob(rows) for m in (small, large)), rtol=0, atol=1e-5)
+    mnist.train("shipped", tmp_path / "large", tmp_path / "l.safetensors", {**changes, **larger, "steps": 20})
+    assert read_notes(tmp_path / "l.safetensors")["steps"] == 20
+
+
 def test_the_curve_is_that_of_the_log(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "PIECE", tmp_path / "none")
     monkeypatch.setattr(mnist, "RESULTS", tmp_path)

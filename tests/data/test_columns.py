@@ -4,7 +4,17 @@ import math
 import numpy as np
 import pytest
 
-from deformer.data.columns import Column, Labels, Levels, Numbers, from_dict, label_column, numeric_column, to_dict
+from deformer.data.columns import (
+    Column,
+    Labels,
+    Levels,
+    Nothing,
+    Numbers,
+    from_dict,
+    label_column,
+    numeric_column,
+    to_dict,
+)
 from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
 
 RANDOM = np.random.default_rng(0)
@@ -17,7 +27,7 @@ NUMERIC = {
     "zero inflated": (np.where(RANDOM.random(4000) < 0.9, 0.0, RANDOM.lognormal(8, 1, 4000)), Numbers),
     "constant": (np.full(4000, 4.5), Levels),
     "missing here and there": (np.where(RANDOM.random(4000) < 0.3, np.nan, RANDOM.normal(size=4000)), Numbers),
-    "all missing": (np.full(10, np.nan), Numbers),
+    "all missing": (np.full(10, np.nan), Nothing),
     "five rows": (np.array([1.0, 2.5, 2.5, 8.0, np.nan]), Numbers),
 }
 LABELS = label_column(["b", "a", None, "b", "c"])
@@ -47,6 +57,20 @@ def test_numbers_off_the_levels_are_unlikely_and_more_so_far_off() -> None:
     assert codes.tolist() == [1.0, 1.0, 2.0]
     assert log_base[0] == pytest.approx(math.log(0.999))
     assert log_base[0] > log_base[1] > log_base[2]
+
+
+def test_levels_give_away_one_cell_of_a_table() -> None:
+    column = numeric_column(np.array([0.0, 1.0] * 50), n_columns=20)
+    assert column.encode(np.array([1.0]))[1][0] == pytest.approx(-1 / 2000, rel=0.01)
+    lonely = numeric_column(np.zeros(100))
+    assert -12 < lonely.encode(np.array([1.0]))[1][0] < -4
+
+
+def test_nothing_stays_nothing() -> None:
+    column = numeric_column(np.full(5, np.nan))
+    assert np.isnan(column.encode(np.array([3.0, np.nan]))[0]).all()
+    assert np.isnan(column.decode(np.array([0.0, 1.0]))).all()
+    assert from_dict(json.loads(json.dumps(to_dict(column)))) == column
 
 
 def test_domains() -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from deformer.data.columns import Labels, Levels, Numbers
+from deformer.data.columns import Labels, Levels, Nothing, Numbers
 from deformer.data.frames import Codec, as_frame, make_codec
 from deformer.errors import InputError
 
@@ -47,7 +47,8 @@ def test_values_types_and_index_come_back(name: str) -> None:
 
 def test_what_columns_are_taken_for() -> None:
     kinds = dict(zip(CODEC.names, (type(c) for c in CODEC.columns), strict=True))
-    assert kinds["float"] is kinds["int"] is kinds["when"] is kinds["zoned"] is kinds["nothing"] is Numbers
+    assert kinds["float"] is kinds["int"] is kinds["when"] is kinds["zoned"] is Numbers
+    assert kinds["nothing"] is Nothing
     assert kinds["level"] is kinds["nullable"] is kinds["flag"] is kinds["maybe"] is kinds["constant"] is Levels
     assert kinds["text"] is kinds["object"] is kinds["category"] is Labels
     text = CODEC.describe().to_string()

@@ -34,9 +34,7 @@ def offline(model: DEformer, told: list[tuple[str, float]]) -> float:
 @EVERY
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("asking", [True, False])
-def test_the_running_score_equals_the_offline_one(
-    config: str, dtype: torch.dtype, within: float, asking: bool
-) -> None:
+def test_the_running_score_equals_the_offline_one(config: str, dtype: torch.dtype, within: float, asking: bool) -> None:
     model = small_model("mixed", config, dtype)
     session = Session(model)
     told = arrivals(model, 0)
@@ -51,6 +49,19 @@ def test_the_running_score_equals_the_offline_one(
         assert abs(surprise.running_nats - total) < 1e-9
         assert 0 <= surprise.tail <= 1
     assert session.observed == tuple(name for name, _ in told)
+
+
+def test_a_failure_leaves_no_value_behind_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("mixed")
+    session, told = Session(model), arrivals(model, 3)
+    session.observe(*told[0])
+    with monkeypatch.context() as broken:
+        broken.setattr("deformer.tasks.streaming.weigh", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.observe(*told[1])
+    for n in (2, 3):
+        surprise = session.observe(*told[n - 1])
+        assert abs(surprise.running_nats - offline(model, told[:n])) < 1e-5
 
 
 def test_forks_snapshots_and_closing() -> None:

@@ -126,6 +126,17 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     assert_same(weights_of(model), weights_of(load(tmp_path / "best.safetensors")))
 
 
+def test_a_cycle_that_brings_nothing_is_the_last() -> None:
+    rows = stripes()
+    still = dataclasses.replace(STEPS, steps=70, cycles=3, lr=1e-30, muon_lr=1e-30)
+    history = fit(new_model(), rows[:150], still, validation=rows[150:])
+    assert (history.stopped, history.points[-1].step) == ("patience", 30)
+    moving = dataclasses.replace(still, lr=1e-3, muon_lr=1e-2, steps=28)
+    history = fit(new_model(), rows[:150], moving, validation=rows[150:])
+    assert (history.stopped, history.points[-1].step) == ("done", 28)
+    assert {4, 12, 28} <= {p.step for p in history.points}
+
+
 def test_the_last_k_checkpoints_are_kept(tmp_path: Path) -> None:
     fit(new_model(), stripes(), dataclasses.replace(STEPS, keep_last=3), directory=tmp_path)
     assert [p.name for p in sorted(tmp_path.glob("last-*"))] == [f"last-{s:09d}.safetensors" for s in (15, 20, 24)]

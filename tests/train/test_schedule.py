@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 
 from deformer.config import ModelConfig, TrainConfig, from_json, paper_config, paper_training, to_json
 from deformer.errors import InputError
-from deformer.train.schedule import fraction_done, n_features_now, n_rows_now, rate
+from deformer.train.schedule import cycle_ends, fraction_done, n_features_now, n_rows_now, rate
 
 CONFIG = TrainConfig(steps=1000)
 
@@ -12,6 +14,15 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
     assert rate(CONFIG, 0.1, 100) == rate(CONFIG, 0.4, 400) == 1.0
     assert rate(CONFIG, 1.0, 1000) == pytest.approx(0.02)
     assert rate(CONFIG, 0.7, 700) == pytest.approx(0.51)
+
+
+def test_cycles_double_and_end_at_low_rates() -> None:
+    config = dataclasses.replace(CONFIG, cycles=3, constant=0.0)
+    assert cycle_ends(config) == [1 / 7, 3 / 7, 1.0]
+    assert [rate(config, done, 700) for done in (0.0, 1 / 7, 3 / 7)] == pytest.approx([1.0, 1.0, 1.0])
+    assert [rate(config, end - 1e-6, 700) for end in (1 / 7, 3 / 7, 1.0)] == pytest.approx([0.02] * 3, abs=1e-4)
+    assert rate(config, 2 / 7, 700) == pytest.approx(0.51)
+    assert rate(config, 1.2, 700) == pytest.approx(0.02)
 
 
 def test_the_curriculum_grows_to_whole_rows_at_equal_cost() -> None:

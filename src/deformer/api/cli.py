@@ -287,6 +287,7 @@ def fit(
     table: Table,
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.deformer"),
     minutes: Annotated[float | None, typer.Option(help="Of training at most.", min=0.001)] = 3.0,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the rows at most; 300 if none.", min=0.001)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps at most.", min=1)] = None,
     validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="A column that holds labels, though it looks else.")] = None,
@@ -299,7 +300,7 @@ def fit(
     from deformer.api import table_commands
 
     chosen = (label or [], number or [])
-    stopped = table_commands.fit(table, output, minutes, steps, validation, *chosen, seed, device.value)
+    stopped = table_commands.fit(table, output, minutes, epochs, steps, validation, *chosen, seed, device.value)
     if stopped == "interrupted":
         raise typer.Exit(130)
 
@@ -344,17 +345,24 @@ def serve(
     ordinary: Annotated[Path | None, typer.Option(help="Table of ordinary rows, to calibrate alarms on.")] = None,
     alarm_rate: Annotated[float, typer.Option(help="Share of ordinary rows that raise an alarm.")] = 0.01,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let anybody ask, without DEFORMER_TOKEN.")] = False,
+    rows: Annotated[int, typer.Option(help="Most rows of a request.", min=1)] = 10_000,
+    sessions: Annotated[int, typer.Option(help="Most open sessions, and most snapshots.", min=1)] = 100_000,
+    waiting: Annotated[int, typer.Option(help="Most requests of a kind that wait.", min=1)] = 256,
+    seconds: Annotated[float, typer.Option(help="Until a request is given up.", min=0.1)] = 30.0,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
     """Answer over HTTP, with a page to play with; clients send the token that DEFORMER_TOKEN holds."""
     try:
         from deformer.api.service import run
+        from deformer.api.service.work import Limits
     except ImportError as error:
         raise InputError(f"The service needs more packages: pip install 'deformer[serve]' ({error.name}).") from error
 
     admission = run.choose_admission(host, no_auth)
-    run.serve(run.open_engine(model, device.value, ordinary, alarm_rate), host, port, admission, snapshots)
+    engine = run.open_engine(model, device.value, ordinary, alarm_rate)
+    limits = Limits(rows=rows, sessions=sessions, waiting=waiting, seconds=seconds)
+    run.serve(engine, host, port, admission, limits, snapshots)
 
 
 @app.command()

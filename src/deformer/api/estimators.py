@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,12 @@ from deformer.data.frames import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Session
+from deformer.train.checkpoint import read_notes
 
 Floats = npt.NDArray[np.float64]
 Names = Sequence[str]
 MOST = np.iinfo(np.int32).max
+_Estimator = TypeVar("_Estimator", bound="_TableEstimator")
 
 
 class _TableEstimator(BaseEstimator):  # type: ignore[misc]
@@ -44,6 +46,8 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         table_: The network and the codes of its columns.
         history_: How training went.
     """
+
+    _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
 
     def __init__(
         self,
@@ -95,6 +99,36 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = True
         tags.non_deterministic = False
         return tags
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file, without code; of the arguments only those that matter in use."""
+        check_is_fitted(self)
+        kept = {name: getattr(self, name) for name in self._kept}
+        plain = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in kept.items()}
+        save_table(path, self.table_, {"estimator": plain})
+
+    @classmethod
+    def load(cls: type[_Estimator], path: str | Path) -> _Estimator:
+        """Read what `save` wrote; a density also what `deformer fit` wrote."""
+        return cls.from_table(load_table(path), read_notes(path).get("estimator", {}))
+
+    @classmethod
+    def from_table(cls: type[_Estimator], table: TableModel, kept: Mapping[str, Any] | None = None) -> _Estimator:
+        """Wrap a model that was learned elsewhere.
+
+        Raises:
+            InputError: This kind of estimator needs more than a model.
+        """
+        kept = kept or {}
+        lacking = [name for name in cls._kept if name not in kept]
+        if lacking:
+            raise InputError(f"The file holds no {cls.__name__}: it lacks {lacking[0]}.")
+        estimator = cls(random_state=table.seed)
+        for name in cls._kept:
+            setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
+        estimator.table_, estimator.n_features_in_ = table, len(table.codec.names)
+        estimator.feature_names_in_ = np.array(table.codec.names, dtype=object)
+        return estimator
 
 
 class DEformerDensity(_TableEstimator):
@@ -178,24 +212,6 @@ class DEformerDensity(_TableEstimator):
         X = self._checked(X)
         return tables.alarms(self.table_, X, rate)
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted model to one file, without code."""
-        check_is_fitted(self)
-        save_table(path, self.table_)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "DEformerDensity":
-        """Read what `save` or `deformer fit` wrote."""
-        return cls.from_table(load_table(path))
-
-    @classmethod
-    def from_table(cls, table: TableModel) -> "DEformerDensity":
-        """Wrap a model that was learned elsewhere."""
-        density = cls(random_state=table.seed)
-        density.table_, density.n_features_in_ = table, len(table.codec.names)
-        density.feature_names_in_ = np.array(table.codec.names, dtype=object)
-        return density
-
 
 class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
     """Fill in missing values of a table of any kind, by the conditionals of a density.
@@ -207,6 +223,8 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
 
     The other arguments are those of `DEformerDensity`.
     """
+
+    _kept = ("strategy", "n_imputations")
 
     def __init__(
         self,
@@ -243,14 +261,18 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         self._learn(X, X_val)
         return self
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Any, return_std: bool = False) -> Any:
         """Give the table without missing values; types, names and index stay as they were.
 
         An array comes back as an array, a frame as a frame; a column that never had a value in fit stays missing.
+
+        Args:
+            return_std: Whether to give `spread` as well.
         """
         X = self._checked(X)
         filled = self._fill(X, self.table_.seed)
-        return like(X, filled) if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
+        given = like(X, filled) if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
+        return (given, self.spread(X)) if return_std else given
 
     def impute(self, X: Any) -> list[Any]:
         """Give `n_imputations` tables, drawn independently if the strategy is "sample"."""
@@ -263,7 +285,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         codec = self.table_.codec
         numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if has_order(c)]
         spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
-        return pd.DataFrame(spreads, dtype=np.float64).set_axis(codec.frame_of(X).index)
+        return pd.DataFrame(spreads, codec.frame_of(X).index, numeric, np.float64)
 
     def _fill(self, X: Any, seed: int) -> pd.DataFrame:
         if self.strategy == "sample":
@@ -287,7 +309,10 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
 
     Attributes:
         offset_: `score_samples` below which a row is an outlier.
+        expected_: ln p of each feature in the rows of fit, on average over those that have it, in nats.
     """
+
+    _kept = ("contamination", "n_orders", "offset_", "expected_")
 
     def __init__(
         self,
@@ -317,18 +342,29 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         )
         self.contamination, self.n_orders = contamination, n_orders
 
-    def fit(self, X: Any, y: Any = None) -> "DEformerDetector":
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerDetector":
         """Learn from a table that may hold outliers."""
         if not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
-        self._learn(X)
-        self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
+        self._learn(X, X_val)
+        per_order, rows = tables.terms(self.table_, self._checked(X), self.n_orders)
+        there = rows.observed.numpy()
+        self.expected_ = per_order.mean(0).sum(0) / np.maximum(there.sum(0), 1)
+        self.offset_ = float(np.quantile(self._excess(per_order, there), self.contamination))
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Give ln p(row) in nats: higher = more normal."""
+        """Give ln p(row) in nats, less what its features have on average in the rows of fit: higher = more normal.
+
+        So rows with different missing values can be compared, whatever units their features have.
+        """
         X = self._checked(X)
-        return tables.log_prob(self.table_, X, self.n_orders)
+        per_order, rows = tables.terms(self.table_, X, self.n_orders)
+        return self._excess(per_order, rows.observed.numpy())
+
+    def _excess(self, per_order: Floats, there: npt.NDArray[np.bool_]) -> Floats:
+        excess: Floats = tables.combined(per_order.sum(-1), "ensemble") - there @ self.expected_
+        return excess
 
     def decision_function(self, X: Any) -> Floats:
         """Give `score_samples` less `offset_`: negative = outlier."""
@@ -347,7 +383,7 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
         detector: What is fitted. None: `DEformerDetector()`.
 
     Attributes:
-        decision_scores_: -ln p of the rows of fit in nats, higher = outlier.
+        decision_scores_: -`score_samples` of the rows of fit in nats, higher = outlier.
         threshold_: The score above which a row is an outlier.
         labels_: Of the rows of fit: 1 for outliers, 0 for all others.
     """
@@ -364,7 +400,7 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> Floats:
-        """Give -ln p(row) in nats: higher = outlier."""
+        """Give -`score_samples` of the detector, in nats: higher = outlier."""
         check_is_fitted(self)
         surprise: Floats = -self.detector_.score_samples(X)
         return surprise
@@ -372,3 +408,13 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
         """Give 1 for outliers and 0 for all others."""
         return (self.decision_function(X) > self.threshold_).astype(np.int64)
+
+    def fit_predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
+        """Learn from a table and give its `labels_`."""
+        return self.fit(X).labels_
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Give a row's place between the lowest and the highest score of fit, as PyOD does by default: (rows, 2)."""
+        low, high = self.decision_scores_.min(), self.decision_scores_.max()
+        outlier = np.clip((self.decision_function(X) - low) / max(high - low, 1e-12), 0, 1)
+        return np.column_stack([1 - outlier, outlier])

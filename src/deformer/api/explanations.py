@@ -1,11 +1,9 @@
 """Explanations: which values of a row surprise, by how many nats, and what was expected in their place."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from deformer.api import tables
@@ -13,8 +11,6 @@ from deformer.api.tables import TableModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -62,18 +58,18 @@ def _short(value: Any) -> str:
 
 def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
     """Explain every row of a table."""
-    frame = table.codec.frame_of(values).reindex(columns=list(table.codec.names))
+    codec = table.codec
+    frame = codec.frame_of(values).reindex(columns=list(codec.names))
     per_order, rows = tables.terms(table, values, n_orders)
-    missing = ~rows.observed.numpy()
-    names, questions = table.codec.names, tables.expectations(table)
-
-    def by_column(question: Callable[[str], npt.NDArray[Any]]) -> pd.DataFrame:
-        return pd.DataFrame({name: question(name) for name in names}, index=frame.index)
-
-    def others(name: str) -> list[str]:
-        return [other for other in names if other != name]
-
-    surprise = by_column(lambda name: -tables.log_prob(table, values, targets=[name], given=others(name)))
-    expected = by_column(lambda name: tables.ask(table, values, name, questions[name]))
-    share = pd.DataFrame(-per_order.mean(0), frame.index, list(names))
-    return Explanation(frame, surprise.mask(missing), share.mask(missing), expected)
+    _, log_base = codec.encode(values)
+    missing, names, questions = ~rows.observed.numpy(), list(codec.names), tables.expectations(table)
+    nats, expected = np.zeros(missing.shape), {}
+    for i, name in enumerate(names):
+        answers = []
+        for b, predictive in tables.given_others(table, rows, name, n_orders=1):
+            nats[b, i] = -predictive.log_prob_of_codes(rows.values[b, i].double().numpy()) - log_base[b, i].numpy()
+            answers.append(questions[name](predictive))
+        expected[name] = codec.as_moments(name, np.concatenate(answers)).set_axis(frame.index)
+    surprise = pd.DataFrame(nats, frame.index, names)
+    share = pd.DataFrame(-per_order.mean(0), frame.index, names)
+    return Explanation(frame, surprise.mask(missing), share.mask(missing), pd.DataFrame(expected))

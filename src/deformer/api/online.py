@@ -1,6 +1,7 @@
 """Online learning in the manner of River: rows as dictionaries, learned and scored one by one."""
 
 import copy
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -70,6 +71,9 @@ class DEformerStream:
             InputError: A value that its column cannot hold; the row is not kept.
         """
         row = {str(name): value for name, value in row.items()}
+        infinite = [name for name, value in row.items() if isinstance(value, float) and math.isinf(value)]
+        if infinite:
+            raise InputError(f"{infinite[0]!r}: {row[infinite[0]]!r} is not finite.")
         if self.table is not None:
             self.table.codec.encode(self._frame([row], self.table))  # what cannot be coded is refused, and not kept
         self._rows.append(row)
@@ -117,6 +121,6 @@ class DEformerStream:
             len(rows), len(table.codec.names), None, None, self.steps_per_update, self.n_seen
         )
         rates: dict[str, Any] = {"lr": config.lr / 4, "muon_lr": config.muon_lr / 4, "warmup_steps": 0}
-        limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None}
+        limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None, "cycles": 1}
         fit(model, rows, TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits}), fresh=False)
         self.table = TableModel(table.codec, model.eval(), table.seed)

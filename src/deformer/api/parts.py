@@ -103,7 +103,8 @@ def _note(job: Job, path: Path) -> None:
     Raises:
         InputError: Another job's results are there.
     """
-    written = json.dumps({**asdict(job), "device": None})
+    digest = hashlib.sha256(Path(job.model).read_bytes()).hexdigest()
+    written = json.dumps({**asdict(job), "device": None, "model": digest})
     if path.exists() and path.read_text() != written:
         raise InputError(f"{path.parent} holds results of another model, or of other options: {path.read_text()}")
     write_bytes(path, written.encode())

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ from deformer.api.explanations import explain
 from deformer.api.files import check_output, choose_device, is_table
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, read_all, read_chunks
-from deformer.data.columns import Labels
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
@@ -27,6 +27,7 @@ def fit(
     path: Path,
     output: Path,
     minutes: float | None,
+    epochs: float | None,
     steps: int | None,
     validation: Path | None,
     labels: Sequence[str],
@@ -41,9 +42,8 @@ def fit(
     held_out = None if validation is None else read_all(validation)
     kinds = {**dict.fromkeys(labels, "label"), **dict.fromkeys(numbers, "number")}
     shown = sys.stderr.isatty()
-    table, history = tables.learn(
-        *(frame, held_out), kinds=kinds, minutes=minutes, steps=steps, seed=seed, device=device, progress=shown
-    )
+    limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
+    table, history = tables.learn(frame, held_out, kinds=kinds, **limits, seed=seed, device=device, progress=shown)
     last = history.points[-1]
     save_table(output, table, {"source": path.name, "stopped": history.stopped, **dataclasses.asdict(last)})
     print(table.codec.describe().to_string())
@@ -90,10 +90,10 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
     if n_imputations > 1 and strategy != "draw":
         raise InputError(f"n_imputations must be 1 for {strategy!r}; only draws differ.")
 
-    def filled(chunk: pd.DataFrame, number: int) -> pd.DataFrame:
+    def filled(chunk: pd.DataFrame, start: int) -> pd.DataFrame:
         if strategy != "draw":
             return tables.complete_expected(table, chunk, strategy)
-        seeds = [seed + 1_000_003 * number + i for i in range(n_imputations)]
+        seeds = [seed + 1_000_003 * start + i for i in range(n_imputations)]
         draws = [tables.complete(table, chunk, s).assign(imputation=i) for i, s in enumerate(seeds)]
         return pd.concat(draws) if n_imputations > 1 else draws[0].drop(columns="imputation")
 
@@ -111,12 +111,12 @@ def sample(table: TableModel, n: int, given: Path | None, output: Path | None, s
 def explanations(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:
     """Write one line per row and column: value, expectation, surprise and share in nats."""
 
-    def lines(chunk: pd.DataFrame, number: int) -> pd.DataFrame:
+    def lines(chunk: pd.DataFrame, start: int) -> pd.DataFrame:
         e = explain(table, chunk.reset_index(drop=True), n_orders)
         parts = {"value": e.values, "expected": e.expected, "surprise": e.surprise, "share": e.share}
         long = pd.concat({name: part.astype(object).stack(future_stack=True) for name, part in parts.items()}, axis=1)
         long = long.rename_axis(["row", "column"]).reset_index()
-        return long.assign(row=long["row"] + number * ROWS_PER_CHUNK).astype({"value": str, "expected": str})
+        return long.assign(row=long["row"] + start).astype({"value": str, "expected": str})
 
     through(table, path, output, lines)
 
@@ -129,14 +129,14 @@ def conditional(table: TableModel, path: Path, output: Path | None, target: str,
 def through(
     table: TableModel, path: Path, output: Path | None, work: Callable[[pd.DataFrame, int], pd.DataFrame]
 ) -> None:
-    """Read a file a chunk at a time, and write what becomes of each; the result appears when all of it is there."""
+    """Read a file a chunk at a time, and write what becomes of each; the result appears when all of it is there.
+
+    Args:
+        work: Takes a chunk and the number of rows before it.
+    """
     check_output(output, WRITTEN)
+    start = 0
     with ChunkWriter(output) as writer:
-        for number, chunk in enumerate(read_chunks(path, ROWS_PER_CHUNK, _written_labels(table))):
-            writer.write(work(chunk, number))
-
-
-def _written_labels(table: TableModel) -> list[str]:
-    """Name the columns whose labels are text, digits or not."""
-    named = zip(table.codec.names, table.codec.columns, strict=True)
-    return [n for n, c in named if isinstance(c, Labels) and all(isinstance(label, str) for label in c.labels)]
+        for chunk in read_chunks(path, ROWS_PER_CHUNK, table.codec.text_labels):
+            writer.write(work(chunk, start))
+            start += len(chunk)

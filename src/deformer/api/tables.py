@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.columns import Column, has_order, values_of
+from deformer.data.columns import Column, Labels, has_order, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, split
 from deformer.errors import CheckpointError, InputError
+from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State, new_model
+from deformer.nn.tokens import EmbeddingTokens
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.imputation import impute
 from deformer.tasks.predictive import Predictive, ask_together
@@ -34,6 +36,7 @@ Floats = npt.NDArray[np.float64]
 Answer = npt.NDArray[Any]
 
 MOST_EPOCHS = 300
+ORDERS = 4  # of the evidence, over which conditionals are averaged
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ def table_network(n_rows: int, n_features: int) -> ModelConfig:
 def table_training(
     n_rows: int, n_features: int, minutes: float | None, epochs: float | None, steps: int | None, seed: int
 ) -> TrainConfig:
-    """Choose a training by the size of a table: whole rows, about 8,000 cells a step, averaged weights.
+    """Choose a training by the size of a table: whole rows, at most 8,000 cells a step, averaged weights.
 
-    Small tables end after `MOST_EPOCHS` passes, well before their time is up.
+    Few rows are held apart by noise and dropout, and end after `MOST_EPOCHS` passes or the first cycle of rates that
+    brings nothing better, well before their time is up; many rows are used once or twice in one cycle.
     """
     return TrainConfig(
         minutes=minutes,
@@ -69,11 +73,13 @@ def table_training(
         steps=steps,
         seed=seed,
         curriculum=((1.0, 1.0),),
-        rows_per_step=min(256, n_rows, max(4, 8192 // n_features)),
+        rows_per_step=min(256, n_rows, max(16, n_rows // 16), max(4, 8192 // n_features)),
         lr=2e-3,
         muon_lr=1e-2,
         weight_decay=0.1,
-        dropout=0.1,
+        dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
+        noise=min(0.1, 2 / n_rows**0.5),
+        cycles=3 if n_rows * n_features < 3_000_000 else 1,
         averaging=0.99,
         validation_rows=2000,
         validation_orders=2,
@@ -117,6 +123,10 @@ def learn(
     config = TrainConfig(**{**asdict(config), **(training or {})})
     model = new_model(codec.schema, shape, seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)
+    for i, column in enumerate(codec.columns):
+        if isinstance(column, Labels) and not column.others and column.labels:
+            assert isinstance(model.tokens, EmbeddingTokens)
+            model.tokens.settle_last_label(i, len(column.labels) + 1)
     return TableModel(codec, model.eval(), seed), history
 
 
@@ -169,14 +179,16 @@ def log_prob(
     given: Names = (),
 ) -> Floats:
     """Give ln p(row), or of some columns, or of some given others, in nats; higher is more normal."""
+    return combined(terms(table, values, n_orders, targets, given)[0].sum(-1), combine)
+
+
+def combined(per_order: Floats, combine: Combine) -> Floats:
+    """Combine what several orders say, (orders, rows) in nats: by the mean of probabilities, or of their logarithms."""
     if combine not in ("ensemble", "mean"):
         raise InputError(f"combine must be 'ensemble' or 'mean', not {combine!r}.")
-    per_order = terms(table, values, n_orders, targets, given)[0].sum(-1)
-    if combine == "mean":
-        averaged: Floats = per_order.mean(0)
-        return averaged
-    together: Floats = np.logaddexp.reduce(per_order, 0) - np.log(n_orders)
-    return together
+    averaged: Floats = per_order.mean(0)
+    together: Floats = np.logaddexp.reduce(per_order, 0) - np.log(len(per_order))
+    return averaged if combine == "mean" else together
 
 
 def draw_rows(table: TableModel, n: int, given: Any = None, seed: int | None = None) -> pd.DataFrame:
@@ -184,7 +196,11 @@ def draw_rows(table: TableModel, n: int, given: Any = None, seed: int | None = N
     seed = table.seed if seed is None else seed
     evidence = None if given is None else table.codec.encode(given)[0]
     codes = sample(table.model, n, given=evidence, generator=generator(seed, "sample")).double().numpy()
-    return table.codec.decode(codes, draw=np.random.default_rng(seed).random)
+    drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
+    if given is None:
+        return drawn
+    frame = table.codec.frame_of(given)
+    return table.codec.fill(frame.iloc[np.arange(n) % len(frame)].reset_index(drop=True), drawn)
 
 
 def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.DataFrame:
@@ -203,17 +219,20 @@ def complete_expected(table: TableModel, values: Any, strategy: str) -> pd.DataF
 
 def expectations(table: TableModel, strategy: str = "mean") -> dict[str, Callable[[Predictive], Answer]]:
     """Say what is expected of each column: its likeliest value ("mode"), or its mean where it holds numbers."""
-    named = zip(table.codec.names, table.codec.columns, strict=True)
-    likeliest = {name: strategy == "mode" or not has_order(column) for name, column in named}
-    return {name: Predictive.mode if mode else Predictive.mean for name, mode in likeliest.items()}
+    codec = table.codec
+    questions: dict[str, Callable[[Predictive], Answer]] = {}
+    for name, column, dtype in zip(codec.names, codec.columns, codec.dtypes, strict=True):
+        numbers = has_order(column) and not pd.api.types.is_bool_dtype(dtype)
+        questions[name] = Predictive.mean if numbers and strategy == "mean" else Predictive.mode
+    return questions
 
 
 def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
     """Describe p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
     column = table.codec.columns[table.model.schema.index([target])[0]]
-    names = values_of(column)
+    names, index = values_of(column), table.codec.frame_of(values).index
     if names is not None:
-        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), columns=list(names))
+        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(names))
     q = np.asarray(quantiles, dtype=np.float64)
     if not ((q > 0) & (q < 1)).all():
         raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
@@ -221,16 +240,30 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     def summary(p: Predictive) -> Floats:
         return np.column_stack([p.mean(), p.std(), p.quantile(q)])
 
-    return pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
+    answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
+    moments = answers.apply(lambda days: table.codec.as_moments(target, days.to_numpy()))
+    if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
+        moments["std"] = pd.to_timedelta(answers["std"], unit="D")
+    return moments.set_axis(index)
 
 
 def ask(table: TableModel, values: Any, name: str, question: Callable[[Predictive], Answer]) -> Answer:
     """Ask about p(column | what each row has observed beside it), a batch of rows at a time."""
     rows, _ = table.codec.encode(values)
+    return np.concatenate([question(predictive) for _, predictive in given_others(table, rows, name)])
+
+
+def given_others(
+    table: TableModel, rows: Rows, name: str, n_orders: int = ORDERS
+) -> Iterator[tuple[slice, Predictive]]:
+    """Give p(column | what each row has observed beside it), a batch of rows at a time."""
     at = rows.schema.index([name])[0]
     evidence = rows.keep([i for i in range(len(rows.schema)) if i != at])
-    answers = [question(_predictive(table, state, at)) for _, state in _states(table, evidence)]
-    return np.concatenate(answers)
+    asked = torch.tensor([[at]], device=table.model.device)
+    for b, states in _states(table, evidence, n_orders):
+        everybody = torch.arange(states[0].cache.batch)
+        answers = [s.predict(asked.expand(s.cache.batch, 1)).only(0, everybody) for s in states]
+        yield b, Predictive(table.codec.columns[at], Conditionals.joined(answers), len(states))
 
 
 def expect(
@@ -243,12 +276,18 @@ def expect(
     """
     rows, _ = table.codec.encode(values)
     answers = {name: np.full(len(rows), None, dtype=object) for name in questions}
-    for b, state in _states(table, rows):
-        for name, at in zip(questions, rows.schema.index(questions), strict=True):
-            missing = (~rows.observed[b, at]).nonzero()[:, 0]
-            if len(missing):
-                predictive = _predictive(table, state.select(missing.to(table.model.device)), at)
-                answers[name][b.start + missing.numpy()] = questions[name](predictive)
+    for b, states in _states(table, rows, ORDERS):
+        missing = ~rows.observed[b]
+        named = [(n, at) for n, at in zip(questions, rows.schema.index(questions), strict=True) if missing[:, at].any()]
+        if not named:
+            continue
+        asked = torch.tensor([at for _, at in named], device=table.model.device)
+        conditionals = [state.predict(asked.expand(state.cache.batch, -1)) for state in states]
+        for i, (name, at) in enumerate(named):
+            holes = missing[:, at].nonzero()[:, 0]
+            joined = Conditionals.joined([c.only(i, holes) for c in conditionals])
+            predictive = Predictive(table.codec.columns[at], joined, len(states))
+            answers[name][b.start + holes.numpy()] = questions[name](predictive)
     return answers
 
 
@@ -270,19 +309,14 @@ def ask_row(
 ) -> dict[str, Any]:
     """Ask about several columns of one row, given what it has."""
     rows, _ = table.codec.encode(values)
-    [(_, state)] = _states(table, rows)
+    [(_, [state])] = _states(table, rows, n_orders=1)
     answers = ask_together(state, table.codec.columns, rows.schema.index(names), question)
     return dict(zip(names, answers, strict=True))
 
 
-def _states(table: TableModel, rows: Rows) -> Iterator[tuple[slice, State]]:
-    """Let the model observe what each row has, in one sequence for all."""
-    sequence = sequences(table, 1)[0]
+def _states(table: TableModel, rows: Rows, n_orders: int) -> Iterator[tuple[slice, list[State]]]:
+    """Let the model observe what each row has, in several sequences, each the same for all rows."""
+    chosen = sequences(table, n_orders)
     for b in batches(len(rows), len(rows.schema)):
         part = rows[b].to(table.model.device)
-        yield b, observe_known(table.model, part, fixed_orders(sequence, part.observed))
-
-
-def _predictive(table: TableModel, state: State, at: int) -> Predictive:
-    asked = torch.full((state.cache.batch, 1), at, device=table.model.device)
-    return Predictive(table.codec.columns[at], state.predict(asked))
+        yield b, [observe_known(table.model, part, fixed_orders(s, part.observed)) for s in chosen]

@@ -11,13 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deformer.data.orders import check_orders
-from deformer.data.schema import Schema
+from deformer.data.schema import Feature, Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
 from deformer.tasks.density import batches
 
 Batch = Float[Tensor, "batch features"]
+
+
+def own_features(schema: Schema) -> Schema:
+    """Give every feature an identity, and so weights, of its own, and no place."""
+    return Schema(tuple(Feature(f.name, f.domain, None, True) for f in schema.features))
 
 
 class Baseline(nn.Module, ABC):
@@ -36,12 +41,19 @@ class Baseline(nn.Module, ABC):
         """Give ln p(x_i | what its row's order puts before i), in column order."""
 
     @abstractmethod
-    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
-        """Draw whatever an order puts behind the first n_known features."""
+    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+        """Draw one row for each order."""
 
     @abstractmethod
     def orders(self, n: int, draws: torch.Generator) -> Tensor:
         """Draw orders (n, features) that the model can take."""
+
+    def order_of(self, number: int, n: int, draws: torch.Generator) -> Tensor:
+        """Give n rows the orders of the model's ensemble that have a number."""
+        return self.orders(n, draws)
+
+    def start(self, rows: Rows) -> None:
+        """Begin at the marginals of complete rows, if the model can."""
 
     def check(self, orders: Tensor) -> None:
         """Refuse orders that the model cannot take.
@@ -53,7 +65,7 @@ class Baseline(nn.Module, ABC):
     @torch.no_grad()
     def log_prob(self, values: Any, orders: Tensor | None = None, *, draws: torch.Generator | None = None) -> Tensor:
         """Give ln p(row) in nats, under given orders or under ones that the model draws."""
-        x = self._complete(values)
+        x = self.complete(values)
         if orders is None:
             orders = self.orders(len(x), draws or generator(0))
         else:
@@ -65,7 +77,7 @@ class Baseline(nn.Module, ABC):
     @torch.no_grad()
     def sample(self, n: int, draws: torch.Generator) -> Batch:
         """Draw rows."""
-        return self.draw(torch.zeros(n, len(self.schema), dtype=self.dtype), self.orders(n, draws), 0, draws)
+        return self.draw(self.orders(n, draws), draws)
 
     @torch.no_grad()
     def impute(self, values: Any, draws: torch.Generator) -> Batch:
@@ -80,7 +92,12 @@ class Baseline(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _complete(self, values: Any) -> Batch:
+    def complete(self, values: Any) -> Batch:
+        """Give rows as the model takes them.
+
+        Raises:
+            InputError: A value is missing.
+        """
         rows = as_rows(values, self.schema)
         if not rows.observed.all():
             raise InputError(f"{type(self).__name__} needs complete rows.")
@@ -105,46 +122,58 @@ def fit_baseline(
     steps: int | None = None,
     batch: int = 100,
     lr: float = 1e-3,
+    patience: int = 20,
+    bfloat16: bool = False,
     seed: int = 0,
-    n_validations: int = 20,
 ) -> Curve:
-    """Train by Adam, whose rate falls linearly to 0, and keep the weights that are best on validation rows.
+    """Train by Adam and keep the weights that are best on validation rows, which are looked at after every epoch.
+
+    The rate falls linearly to 0 with the time; `patience` looks that bring nothing better divide it by 3 and go on from
+    the best weights, and after three such times the training ends. So rows that are soon overfitted do no harm.
 
     Args:
-        minutes, steps: The first to be reached ends the run.
+        minutes, steps: The first to be reached ends the run; looks take a tenth of the time at most.
+        bfloat16: Whether products are rounded.
 
     Raises:
-        InputError: Neither is given.
+        InputError: Neither minutes nor steps, or rows that are not complete.
         TrainingError: The loss is not finite.
     """
     if minutes is None and steps is None:
         raise InputError("Say how long to train: give minutes or steps.")
+    x, d, epoch = model.complete(rows), len(model.schema), max(1, len(rows) // batch)
+    model.start(rows)
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     curve, best, best_nll = Curve(), model.state_dict(), math.inf
-    x, start, step, done, next_look = rows.values.to(model.dtype), time.monotonic(), 0, 0.0, 0.0
-    while done < 1:
+    begin, step, done, stale, drops, looked, look_took = time.monotonic(), 0, 0.0, 0, 0, 0.0, 0.0
+    while done < 1 and drops < 4:
         draws = generator(seed, "baseline", step)
         for group in optimiser.param_groups:
-            group["lr"] = lr * (1 - done)
+            group["lr"] = lr * (1 - done) / 3**drops
         model.train()
-        loss = model.loss(x[torch.randint(len(x), (batch,), generator=draws)], draws)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model.loss(x[torch.randint(len(x), (batch,), generator=draws)], draws) / d
         if not math.isfinite(loss.item()):
             raise TrainingError(f"The loss at step {step} is {loss.item()}.")
         optimiser.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step, curve.rows_seen = step + 1, curve.rows_seen + batch
-        took = (time.monotonic() - start) / 60
-        done = max(took / minutes if minutes else 0.0, step / steps if steps else 0.0)
-        if done >= min(next_look, 1.0):
-            paused = time.monotonic()
-            nll = -model.eval().log_prob(validation, draws=generator(seed, "validation")).mean().item()
-            curve.minutes.append(took)
-            curve.nll.append(nll)
-            start, next_look = start + time.monotonic() - paused, done + 1 / n_validations  # looking is not training
-            if nll < best_nll:
-                best_nll, best = nll, {name: t.clone() for name, t in model.state_dict().items()}
+        took = time.monotonic() - begin
+        done = max(took / (60 * minutes) if minutes else 0.0, step / steps if steps else 0.0)
+        if done < 1 and (step % epoch or took - looked < 9 * look_took):
+            continue
+        nll = -model.eval().log_prob(validation, draws=generator(seed, "validation")).mean().item()
+        looked, look_took = time.monotonic() - begin, time.monotonic() - begin - took
+        curve.minutes.append(took / 60)
+        curve.nll.append(nll)
+        stale += 1
+        if nll < best_nll:
+            best_nll, best, stale = nll, {name: t.clone() for name, t in model.state_dict().items()}, 0
+        if stale >= patience:
+            model.load_state_dict(best)
+            stale, drops = 0, drops + 1
     model.load_state_dict(best)
     model.eval()
     return curve

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deformer.data.schema import Feature, Schema
+from deformer.baselines.baseline import own_features
 from deformer.data.table import Rows
 from deformer.nn.heads import Head
 
@@ -20,8 +20,7 @@ class Independent:
     """
 
     def __init__(self, rows: Rows) -> None:
-        features = tuple(Feature(f.name, f.domain, None, True) for f in rows.schema.features)
-        self.head = Head(Schema(features), d_model=1)
+        self.head = Head(own_features(rows.schema), d_model=1)
         self.head.fit_marginals(rows.values, rows.observed)
 
     @torch.no_grad()

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from deformer.data.schema import Binary, Schema
 from deformer.errors import InputError
+from deformer.nn import families
+from deformer.nn.heads import Conditionals, Packed
 
 
 class Labels(nn.Module):
@@ -18,6 +20,7 @@ class Labels(nn.Module):
     slots: Tensor
     owner: Tensor
     label: Tensor
+    alone: Tensor
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -40,29 +43,34 @@ class Labels(nn.Module):
         self.register_buffer("slots", slots, persistent=False)
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("label", label, persistent=False)
+        self.register_buffer("alone", torch.tensor(widths)[owner] == 1, persistent=False)
 
     def encode(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch inputs"]:
-        """Give 0 or 1 for each input: whether its feature has its label."""
-        return (x[:, self.owner] == self.label).to(x.dtype)
+        """Give 0 or 1 for each input: whether its feature has its label; of binary features their value."""
+        own = x[:, self.owner]
+        return torch.where(self.alone, own, (own == self.label).to(x.dtype))
 
     def spread(self, mask: Float[Tensor, "batch features"]) -> Float[Tensor, "batch inputs"]:
         """Give each input its feature's number."""
         return mask[:, self.owner]
 
-    def log_probs(self, logits: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features labels"]:
-        """Normalise the outputs over each feature's labels."""
+    def conditionals(
+        self, logits: Float[Tensor, "batch inputs"], asked: Int[Tensor, "batch n"] | None = None
+    ) -> Conditionals:
+        """Read outputs as the log-weights of some features' labels; of all features if none are named."""
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         ends = logits.new_tensor([0.0, -torch.inf]).expand(len(logits), 2)
-        return torch.cat([logits, ends], 1)[:, self.slots].log_softmax(-1)
+        whole = torch.cat([logits, ends], 1)
+        if asked is None:
+            params = whole[:, self.slots]  # batch features labels
+        else:
+            slots = self.slots[asked]
+            params = whole.gather(1, slots.flatten(1)).view(slots.shape)
+        packed = Packed(families.Labels(params.shape[2]), params.flatten(0, 1), None, None, None)
+        return Conditionals((packed,), (params.shape[0], params.shape[1]))
 
-    def log_prob(
-        self, logits: Float[Tensor, "batch inputs"], x: Float[Tensor, "batch features"]
-    ) -> Float[Tensor, "batch features"]:
-        """Give the log-probability of each feature's label, in nats."""
-        return self.log_probs(logits).gather(2, x.long()[..., None])[..., 0]
-
-    def draw(
-        self, logits: Float[Tensor, "batch inputs"], feature: Int[Tensor, "batch"], generator: torch.Generator
-    ) -> Float[Tensor, "batch"]:
-        """Draw the label of one feature of each row."""
-        p = self.log_probs(logits)[torch.arange(len(logits)), feature].exp()
-        return torch.multinomial(p, 1, generator=generator)[:, 0].to(logits.dtype)
+    @torch.no_grad()
+    def fit_marginals(self, bias: Float[Tensor, "inputs"], x: Float[Tensor, "rows features"]) -> None:
+        """Set the biases of outputs so that zero weights give each feature's marginal distribution."""
+        p = (self.encode(x).sum(0) + 0.5) / (len(x) + 1)
+        bias.copy_(torch.where(self.alone, torch.logit(p), p.log()))

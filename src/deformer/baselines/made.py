@@ -2,14 +2,16 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from deformer.baselines.baseline import Baseline, Batch
 from deformer.baselines.labels import Labels
 from deformer.data.schema import Schema
 from deformer.data.seeds import generator
+from deformer.data.table import Rows
 from deformer.errors import InputError
+from deformer.nn.heads import Conditionals
 
 
 class MaskedLinear(nn.Module):
@@ -68,15 +70,21 @@ class MADE(Baseline):
         masks = [after[:, None] >= before for before, after in zip(levels, levels[1:], strict=False)]
         return [*masks, place[:, None] > levels[-1]], place[:, None] > place
 
-    def forward(self, x: Batch, which: int) -> Float[Tensor, "batch outputs"]:
-        """Give the outputs of every feature, each from those before it in one of the model's orders."""
+    def start(self, rows: Rows) -> None:
+        bias = self.layers[-1].full.bias  # type: ignore[union-attr]
+        self.labels.fit_marginals(bias, rows.values.to(self.dtype))  # type: ignore[arg-type]
+
+    def conditionals(self, x: Batch, which: int, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
+        """Give p(feature | those before it in one of the model's orders), of all features if none are named."""
         masks, direct = self.masks(which)
         h = encoded = self.labels.encode(x)
         for i, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
             h = layer(h, mask)
             h = F.relu(h) if i < len(self.hidden) else h
-        out: Tensor = h + self.direct(encoded, direct)
-        return out
+        return self.labels.conditionals(h + self.direct(encoded, direct), asked)
+
+    def order_of(self, number: int, n: int, draws: torch.Generator) -> Tensor:
+        return self.own_orders[number % self.n_masks].expand(n, -1)
 
     def orders(self, n: int, draws: torch.Generator) -> Tensor:
         return self.own_orders[torch.randint(self.n_masks, (n,), generator=draws)]
@@ -93,19 +101,20 @@ class MADE(Baseline):
 
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
         which = int(torch.randint(self.n_masks, (), generator=draws))
-        return -self.labels.log_prob(self(x, which), x).sum(-1).mean()
+        return -self.conditionals(x, which).log_prob(x).sum(-1).mean()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         which, out = self._which(orders), torch.empty_like(x)
         for k in set(which.tolist()):
             rows = which == k
-            out[rows] = self.labels.log_prob(self(x[rows], k), x[rows])
+            out[rows] = self.conditionals(x[rows], k).log_prob(x[rows])
         return out
 
-    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
-        which, x = self._which(orders), x.clone()
+    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+        which, x = self._which(orders), torch.zeros(orders.shape, dtype=self.dtype)
         for k in set(which.tolist()):
             rows = (which == k).nonzero()[:, 0]
-            for feature in self.own_orders[k][n_known:]:
-                x[rows, feature] = self.labels.draw(self(x[rows], k), feature.expand(len(rows)), draws)
+            for feature in self.own_orders[k]:
+                asked = feature.expand(len(rows), 1)
+                x[rows, feature] = self.conditionals(x[rows], k, asked).sample(draws)[:, 0]
         return x

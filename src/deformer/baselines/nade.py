@@ -1,28 +1,26 @@
-"""DeepNADE: a network told which features are known, and with what values, that predicts all others."""
+"""NADE in one order with tied weights, and DeepNADE in any order."""
 
-from typing import Any
+import math
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from deformer.baselines.baseline import Baseline, Batch
+from deformer.baselines.any_order import AnyOrderBaseline
+from deformer.baselines.baseline import Batch, own_features
 from deformer.baselines.labels import Labels
-from deformer.data.orders import random_orders, raster_orders
+from deformer.baselines.raster import RasterBaseline
 from deformer.data.schema import Schema
-from deformer.data.table import as_rows
-from deformer.errors import InputError
-
-ROWS_AT_ONCE = 8192
+from deformer.data.table import Rows
+from deformer.nn.heads import Conditionals, Head
 
 
-class DeepNADE(Baseline):
+class DeepNADE(AnyOrderBaseline):
     """A multilayer perceptron over [known values, mask of what is known].
 
     Args:
         hidden: Widths of its layers.
-        fixed: Whether features always come in column order. Training draws a cut of it; NADE, whose weights are tied so
-            that all cuts cost as much as one, takes them all.
 
     References:
         A Deep and Tractable Density Estimator (Uria, Murray, Larochelle, 2014), https://arxiv.org/abs/1310.1757
@@ -34,65 +32,56 @@ class DeepNADE(Baseline):
         torch.Size([1])
     """
 
-    def __init__(self, schema: Schema, hidden: tuple[int, ...] = (500, 500), fixed: bool = False) -> None:
+    def __init__(self, schema: Schema, hidden: tuple[int, ...] = (500, 500)) -> None:
         super().__init__(schema)
-        self.labels, self.fixed = Labels(schema), fixed
+        self.labels = Labels(schema)
         widths = (2 * self.labels.n, *hidden)
         layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
-        self.network = nn.Sequential(*layers, nn.Linear(widths[-1], self.labels.n))
+        self.network = nn.Sequential(*layers)
+        self.out = nn.Linear(widths[-1], self.labels.n)
 
-    def forward(self, x: Batch, known: Batch) -> Float[Tensor, "batch outputs"]:
-        """Give the outputs for every feature, given the known ones."""
+    def start(self, rows: Rows) -> None:
+        self.labels.fit_marginals(self.out.bias, rows.values.to(self.dtype))
+
+    def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
         mask = self.labels.spread(known)
-        out: Tensor = self.network(torch.cat([self.labels.encode(x) * mask, mask], 1))
-        return out
+        h = self.network(torch.cat([self.labels.encode(x) * mask, mask], 1))
+        return self.labels.conditionals(self.out(h), asked)
 
-    def orders(self, n: int, draws: torch.Generator) -> Tensor:
-        everything = torch.ones(n, len(self.schema), dtype=torch.bool)
-        return raster_orders(everything) if self.fixed else random_orders(everything, draws)
 
-    def check(self, orders: Tensor) -> None:
-        if self.fixed and not torch.equal(orders, raster_orders(torch.ones(orders.shape, dtype=torch.bool))):
-            raise InputError("This NADE was made for one order, that of the columns.")
+class NADE(RasterBaseline):
+    """A sigmoid layer whose input grows by one feature at a time: h_i = sigmoid(c + sum of W_j x_j over j < i).
 
-    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
-        """Predict all features behind a random place of an order; D / (D - c) makes their mean a row's NLL."""
-        n, d = x.shape
-        n_known = torch.randint(d, (n, 1), generator=draws)
-        place = self.orders(n, draws).argsort(-1)
-        known = (place < n_known).to(x.dtype)
-        terms = self.labels.log_prob(self(x, known), x) * (1 - known)
-        return -(terms.sum(-1) * d / (d - n_known[:, 0])).mean()
+    The weights of a feature's input are the same in all conditionals, so that all of them cost as much as one.
 
-    def terms(self, x: Batch, orders: Tensor) -> Batch:
-        """Run the network once for each feature of each row, many at a time."""
-        n, d = x.shape
-        place, out = orders.argsort(-1), torch.empty_like(x)
-        for start in range(0, n * d, ROWS_AT_ONCE):
-            flat = torch.arange(start, min(start + ROWS_AT_ONCE, n * d))
-            row, feature = flat // d, flat % d
-            known = place[row] < place[row, feature][:, None]
-            own = self.labels.log_prob(self(x[row], known.to(x.dtype)), x[row])
-            out[row, feature] = own.gather(1, feature[:, None])[:, 0]
-        return out
+    Args:
+        hidden: Width of the layer.
 
-    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
-        rows, known = torch.arange(len(x)), torch.zeros_like(x)
-        known.scatter_(1, orders[:, :n_known], 1.0)
-        for feature in orders.T[n_known:]:
-            x = x.clone()
-            x[rows, feature] = self.labels.draw(self(x, known), feature, draws)
-            known[rows, feature] = 1.0
-        return x
+    References:
+        The Neural Autoregressive Distribution Estimator (Larochelle & Murray, 2011)
 
-    @torch.no_grad()
-    def impute(self, values: Any, draws: torch.Generator) -> Batch:
-        """Draw missing values jointly, given what each row has."""
-        if self.fixed:
-            return super().impute(values, draws)
-        rows = as_rows(values, self.schema)
-        filled = []
-        for x, observed in zip(rows.values.to(self.dtype), rows.observed, strict=True):
-            order = random_orders(observed[None], draws)
-            filled.append(self.draw(x[None], order, int(observed.sum()), draws))
-        return torch.cat(filled)
+    Example:
+        >>> from deformer import Binary, table_schema
+        >>> NADE(table_schema([Binary()] * 3), 8).log_prob([[0, 1, 1]]).shape
+        torch.Size([1])
+    """
+
+    features: Tensor
+
+    def __init__(self, schema: Schema, hidden: int = 500) -> None:
+        super().__init__(schema)
+        self.labels = Labels(schema)
+        self.register_buffer("features", torch.arange(len(schema)), persistent=False)
+        self.into = nn.Parameter(torch.randn(self.labels.n, hidden) / math.sqrt(self.labels.n))
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.head = Head(own_features(schema), hidden)
+
+    def start(self, rows: Rows) -> None:
+        self.head.fit_marginals(rows.values, rows.observed)
+
+    def conditionals(self, x: Batch) -> Conditionals:
+        told = self.labels.encode(x)[..., None] * self.into  # batch inputs hidden
+        by_feature = told.new_zeros(*x.shape, told.shape[2]).index_add(1, self.labels.owner, told)
+        before: Float[Tensor, "batch features hidden"] = F.pad(by_feature.cumsum(1), (0, 0, 1, 0))[:, :-1]
+        answer: Conditionals = self.head(torch.sigmoid(self.bias + before), self.features.expand(x.shape))
+        return answer

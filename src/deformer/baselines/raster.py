@@ -31,8 +31,8 @@ class RasterBaseline(Baseline):
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         return self.conditionals(x).log_prob(x)
 
-    def draw(self, x: Batch, orders: Tensor, n_known: int, draws: torch.Generator) -> Batch:
-        x = x.clone()
-        for i in range(n_known, x.shape[1]):
+    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+        x = torch.zeros(orders.shape, dtype=self.dtype)
+        for i in range(x.shape[1]):
             x[:, i] = self.conditionals(x).sample(draws)[:, i]
         return x

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from deformer.baselines.baseline import Batch
+from deformer.baselines.baseline import Batch, own_features
 from deformer.baselines.raster import RasterBaseline
-from deformer.data.schema import Continuous, Feature, Schema
+from deformer.data.schema import Continuous, Schema
+from deformer.data.table import Rows
 from deformer.nn.heads import Conditionals, Head
 
 
@@ -17,7 +18,7 @@ class TraDE(RasterBaseline):
     Args:
         d_model, n_layers, n_heads, d_ff: Of the Transformer.
         n_components: Gaussians of a continuous feature's conditional.
-        dropout: Of the Transformer.
+        dropout: Of the Transformer, but for its attention.
 
     References:
         TraDE: Transformers for Density Estimation (Fakoor et al., 2020), https://arxiv.org/abs/2004.02441
@@ -59,8 +60,13 @@ class TraDE(RasterBaseline):
         self.position = nn.GRU(d_model, d_model, batch_first=True)
         layer = nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(d_model), enable_nested_tensor=False)
-        plain = Schema(tuple(Feature(f.name, f.domain, None, True) for f in schema.features))
-        self.head = Head(plain, d_model, n_components, "gaussian")
+        for block in self.blocks.layers:
+            block.self_attn.dropout = 0.0  # it would take the fast kernels away
+        self.head = Head(own_features(schema), d_model, n_components, "gaussian")
+        self.eval()
+
+    def start(self, rows: Rows) -> None:
+        self.head.fit_marginals(rows.values, rows.observed)
 
     def conditionals(self, x: Batch) -> Conditionals:
         n, d = x.shape

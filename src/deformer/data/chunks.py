@@ -1,6 +1,7 @@
 """Tables in files, read and written a chunk at a time, so that they may be larger than memory."""
 
 import csv
+import io
 import os
 import sys
 import uuid
@@ -34,7 +35,7 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
     empty = True
     try:
         parquet = path.suffix.lower() == ".parquet"
-        for chunk in _parquet(path, n_rows) if parquet else _text(path, n_rows, labels):
+        for chunk in _parquet(path, n_rows) if parquet else _text_file(path, n_rows, labels):
             if len(chunk):
                 empty = False
                 yield chunk
@@ -63,16 +64,22 @@ def _holds_moments(series: "pd.Series[Any]") -> bool:
     return bool(pd.to_datetime(known, format="ISO8601", errors="coerce").notna().all())
 
 
-def _text(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        line = file.readline()
+def _text_file(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
+    with path.open("rb") as file:
+        yield from text_chunks(file, n_rows, labels)
+
+
+def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
+    """Read text as `read_chunks` does, from an open file that can be rewound."""
+    line = file.readline().decode("utf-8-sig").rstrip("\r\n")
+    file.seek(0)
     separator = max(",;\t", key=line.count)
     first = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     headed = bool(first) and not any(_is_number(cell) for cell in first)
     names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
     options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(labels, str)}
-    with pd.read_csv(path, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
+    with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
         yield from reader
 
 
@@ -118,10 +125,13 @@ class ChunkWriter:
         import pyarrow
         import pyarrow.parquet
 
-        table = pyarrow.Table.from_pandas(chunk, preserve_index=False)
-        if self.parquet is None:
-            self.parquet = pyarrow.parquet.ParquetWriter(self.temporary, table.schema)
-        self.parquet.write_table(table.cast(self.parquet.schema))
+        try:
+            table = pyarrow.Table.from_pandas(chunk, preserve_index=False)
+            if self.parquet is None:
+                self.parquet = pyarrow.parquet.ParquetWriter(self.temporary, table.schema)
+            self.parquet.write_table(table.cast(self.parquet.schema))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            raise InputError(f"Cannot write {self.path}: {error}; write CSV instead.") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

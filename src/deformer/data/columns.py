@@ -32,8 +32,8 @@ HEAVY_TAILS = 30.0
 class Levels:
     """Numbers of which there are few: each is a label of its own, gaps and all.
 
-    Another number, met only in use, takes the code of the nearest level and, by `log_base`, a share of the one row in
-    `n_rows` + 1 that is expected off the levels, less the farther off it lies.
+    Another number, met only in use, takes the code of the nearest level and, by `log_base`, a share of the one cell in
+    `n_cells` + 1 that is expected off the levels, less the farther off it lies.
 
     Example:
         >>> Levels((0.0, 1.0, 10.0), 99).encode(np.array([10.0, np.nan, 2.0]))[0]
@@ -41,7 +41,7 @@ class Levels:
     """
 
     levels: tuple[float, ...]
-    n_rows: int
+    n_cells: int
 
     @property
     def domain(self) -> Domain:
@@ -52,9 +52,9 @@ class Levels:
         codes = np.searchsorted((known[1:] + known[:-1]) / 2, numbers).astype(np.float64)
         codes[np.isnan(numbers)] = np.nan
         off = np.nan_to_num(np.abs(numbers - self.decode(codes)))
-        width = max((known[-1] - known[0]) / len(known), abs(known[-1]) * 1e-6, 1e-12)
-        elsewhere = -math.log(self.n_rows + 1) - off / width - math.log(2 * width)
-        return codes, np.where(off == 0, math.log(self.n_rows / (self.n_rows + 1)), elsewhere)
+        width = (known[-1] - known[0]) / len(known) or max(abs(known[-1]), 1.0)
+        elsewhere = -math.log(self.n_cells + 1) - 2 * np.log1p(off / width) - math.log(2 * width)
+        return codes, np.where(off == 0, math.log(self.n_cells / (self.n_cells + 1)), elsewhere)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         return _look_up(np.asarray(self.levels), codes, np.nan)
@@ -85,6 +85,12 @@ class Labels:
         total = sum(counts.values()) + 1
         shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
         return codes, np.array(shares, dtype=np.float64)
+
+    def likeliest_first(self) -> Codes:
+        """Give, for each code, the largest share of its probability that one value has: 0 where none was ever seen."""
+        shares = np.ones(len(self.labels) + 1)
+        shares[-1] = self.others[0][1] / sum(n for _, n in self.others) if self.others else 0.0
+        return shares
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         """Give labels; of those that share the last code the most frequent one, or by `draw` a random one."""
@@ -131,6 +137,21 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """A column that never had a value: whatever arrives there is missing."""
+
+    @property
+    def domain(self) -> Domain:
+        return Continuous()
+
+    def encode(self, values: Values) -> tuple[Codes, Codes]:
+        return np.full(len(values), np.nan), np.zeros(len(values))
+
+    def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
+        return np.full(len(codes), np.nan)
+
+
+@dataclass(frozen=True)
 class Plain:
     """Values that are codes already: numbers of labels, or real numbers in the units of the domain.
 
@@ -162,8 +183,8 @@ class Plain:
         return codes
 
 
-Column = Levels | Labels | Numbers | Plain
-KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Levels, Labels, Numbers)}  # of tables
+Column = Levels | Labels | Numbers | Nothing | Plain
+KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Levels, Labels, Numbers, Nothing)}
 
 
 def values_of(column: Column) -> tuple[Hashable, ...] | None:
@@ -189,18 +210,18 @@ def _look_up(table: Values, codes: Codes, absent: Any) -> Values:
     return values
 
 
-def numeric_column(values: Values) -> Levels | Numbers:
-    """Choose how to code a column of numbers, NaN where missing.
+def numeric_column(values: Values, n_columns: int = 1) -> Levels | Numbers | Nothing:
+    """Choose how to code one of several columns, which holds numbers, NaN where missing.
 
     Few distinct values with many rows each become levels. Scales are those of the middle half of the values, which
     outliers do not move; a fourth moment far above a Gaussian's bends the scale.
     """
     known = np.sort(values[np.isfinite(values)].astype(np.float64))
     if not len(known):
-        return Numbers()
+        return Nothing()
     distinct = np.unique(known)
     if len(distinct) <= min(MOST_LEVELS, max(2, len(known) / ROWS_PER_LEVEL)):
-        return Levels(tuple(distinct.tolist()), len(known))
+        return Levels(tuple(distinct.tolist()), len(known) * n_columns)
     low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
     spread = float(known.std())
     robust = float(high - low) / 1.35

@@ -17,6 +17,7 @@ from deformer.data.columns import (
     Draw,
     Labels,
     Levels,
+    Nothing,
     Plain,
     Values,
     from_dict,
@@ -31,6 +32,8 @@ from deformer.errors import InputError
 EPOCH = pd.Timestamp(0, tz="UTC")
 DAY = pd.Timedelta(days=1)
 KINDS = ("number", "label")
+WRITABLE = (str, bool, int, float)  # other labels, such as intervals and dates, are known by their text
+FARTHEST = 106_751.0  # days from 1970 that a moment in nanoseconds can lie away
 
 
 def as_frame(table: Any) -> pd.DataFrame:
@@ -89,6 +92,12 @@ class Codec:
         features = (Feature(name, column.domain) for name, column in zip(self.names, self.columns, strict=True))
         return Schema(tuple(features))
 
+    @property
+    def text_labels(self) -> list[str]:
+        """Name the columns whose labels are text, digits or not."""
+        named = zip(self.names, self.columns, strict=True)
+        return [n for n, c in named if isinstance(c, Labels) and all(isinstance(label, str) for label in c.labels)]
+
     def encode(self, table: Any) -> tuple[Rows, Tensor]:
         """Turn a table into rows; a column that it lacks is missing in every row.
 
@@ -146,14 +155,19 @@ class Codec:
             }
         )
 
+    def as_moments(self, name: str, days: Values) -> "pd.Series[Any]":
+        """Give days since 1970 as moments where a column holds moments; other numbers as they are."""
+        dtype = self.dtypes[self.names.index(name)]
+        return _restore(days, dtype) if pd.api.types.is_datetime64_any_dtype(dtype) else pd.Series(days)
+
     def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
         """Put guesses where a table has no value of its own, under its index; columns are those of fit."""
         frame = self.frame_of(table)
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
-            own = as_fitted(frame[name], dtype) if name in frame else guess
-            whole = own.where(own.notna(), guess)
+            own = (as_fitted(frame[name], dtype) if name in frame else guess).astype(object)
+            whole = own.where(own.notna(), guess.astype(object))
             filled[name] = _typed(whole, dtype)
         return pd.DataFrame(filled)
 
@@ -211,16 +225,16 @@ def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None) -> C
             raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
         if isinstance(kind, str) and kind not in KINDS:
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
-    columns = tuple(_choose(frame[name], kinds.get(name)) for name in frame.columns)
+    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1]) for name in frame.columns)
     return Codec(tuple(frame.columns), columns, tuple(frame.dtypes))
 
 
-def _choose(series: "pd.Series[Any]", kind: str | Column | None) -> Column:
+def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int) -> Column:
     if not isinstance(kind, str | None):
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
     values = _plain(series, as_labels)
-    return label_column(values.tolist()) if as_labels else numeric_column(values)
+    return label_column(values.tolist()) if as_labels else numeric_column(values, n_columns)
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:
@@ -240,7 +254,8 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
         strange = next((v for v in objects if not isinstance(v, Hashable)), None)
         if strange is not None:
             raise InputError(f"Column {series.name!r} holds {strange!r}, which cannot be a label.")
-        return objects
+        labels: Values = np.array([None if v is None else _as_label(v) for v in objects], dtype=object)
+        return labels
     if pd.api.types.is_datetime64_any_dtype(series):
         moments = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
         try:
@@ -255,6 +270,11 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
     if np.isinf(values).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
     return values
+
+
+def _as_label(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain if isinstance(plain, WRITABLE) else str(plain)
 
 
 def as_fitted(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
@@ -296,13 +316,18 @@ def _text_of(series: "pd.Series[Any]") -> Any:
 
 def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     if pd.api.types.is_datetime64_any_dtype(dtype):
-        moments = pd.Series(EPOCH + pd.to_timedelta(values, unit="D")).dt.round("us")  # floats are no finer
+        days = pd.to_timedelta(np.clip(values, -FARTHEST, FARTHEST), unit="D")
+        moments = pd.Series(EPOCH + days).dt.round("us")  # floats are no finer
         zone = getattr(dtype, "tz", None)
         return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
     series = pd.Series(values)
     missing = series.isna().any()
+    if isinstance(dtype, pd.CategoricalDtype):
+        by_text = {str(category): category for category in dtype.categories}
+        series = series.map(lambda v: v if isinstance(v, WRITABLE) and v in dtype.categories else by_text.get(v))
     if pd.api.types.is_integer_dtype(dtype):
-        series = series.round()
+        limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
+        series = series.round().clip(float(limits.min), np.nextafter(float(limits.max), 0))
     if missing and isinstance(dtype, np.dtype) and dtype.kind in "iub":
         return series  # these types know no missing values
     if pd.api.types.is_bool_dtype(dtype) and not missing:
@@ -311,14 +336,13 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
 
 
 def _typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
-    """Give a column the type seen in fit, if it has no holes and loses nothing by it."""
-    if series.isna().any():
-        return series
+    """Give a column of objects the type seen in fit, if it loses nothing by it."""
     try:
         typed = series.astype(dtype)
-        return typed if bool((typed.astype(object) == series.astype(object)).all()) else series
+        same = (typed.astype(object) == series) | (typed.isna() & series.isna())
+        return typed if bool(same.all()) else series.infer_objects()
     except (TypeError, ValueError, OverflowError):
-        return series
+        return series.infer_objects()
 
 
 def _dtype_to_json(dtype: Any) -> Any:
@@ -339,6 +363,8 @@ def _spell(column: Column) -> str:
         return _some([f"{v:g}" for v in column.levels])
     if isinstance(column, Plain):
         return str(column.domain)
+    if isinstance(column, Nothing):
+        return "none"
     return f"around {column.loc:.4g}, spread {column.scale:.4g}" + ", heavy tails" * column.bend
 
 

@@ -26,6 +26,7 @@ class Family(Protocol):
     def log_prob(self, params: Params, x: Values) -> Values: ...
     def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values: ...
     def mean(self, params: Params) -> Values: ...
+    def variance(self, params: Params) -> Values: ...
     def mode(self, params: Params) -> Values: ...
     def cdf(self, params: Params, x: Values) -> Values: ...
     def tail(self, params: Params, x: Values) -> Values: ...
@@ -52,8 +53,15 @@ class Bernoulli:
         p = torch.sigmoid(params[:, 0] / temperature)
         return (_uniform(p, generator) < p).to(params.dtype)
 
+    def log_probs(self, params: Params) -> Float[Tensor, "tokens 2"]:
+        """Give the log-probability of either value."""
+        return F.logsigmoid(torch.cat([-params, params], 1))
+
     def mean(self, params: Params) -> Values:
         return torch.sigmoid(params[:, 0])
+
+    def variance(self, params: Params) -> Values:
+        return torch.sigmoid(params[:, 0]) * torch.sigmoid(-params[:, 0])
 
     def mode(self, params: Params) -> Values:
         return (params[:, 0] > 0).to(params.dtype)
@@ -110,6 +118,10 @@ class Labels:
 
     def mean(self, params: Params) -> Values:
         return self.log_probs(params).exp() @ self._labels(params)
+
+    def variance(self, params: Params) -> Values:
+        away = self._labels(params) - self.mean(params)[:, None]
+        return (self.log_probs(params).exp() * away**2).sum(-1)
 
     def mode(self, params: Params) -> Values:
         return self.log_probs(params).argmax(-1).to(params.dtype)
@@ -178,6 +190,13 @@ class Mixture:
         log_w, means, _ = self._parts(params)
         mean: Tensor = (log_w.exp() * means).sum(-1)
         return mean
+
+    def variance(self, params: Params) -> Values:
+        log_w, means, log_s = self._parts(params)
+        unit = 1.0 if self.kind == "gaussian" else math.pi**2 / 3
+        away = means - (log_w.exp() * means).sum(-1, keepdim=True)
+        variance: Tensor = (log_w.exp() * (unit * (2 * log_s).exp() + away**2)).sum(-1)
+        return variance
 
     def mode(self, params: Params) -> Values:
         """Give the highest point among those that gradient-free steps reach from each component's mean."""

@@ -1,6 +1,7 @@
 """Heads: from processed queries to conditionals, each feature by the family of its domain."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,38 @@ class Conditionals:
         """Ask every query n times in a row: (batch, n * queries)."""
         return Conditionals(tuple(p.repeat(n) for p in self.packed), (self.shape[0], n * self.shape[1]))
 
+    def only(self, query: int, rows: Int[Tensor, "some"]) -> "Conditionals":
+        """Keep one query of some rows: (some, 1)."""
+        wanted = (rows * self.shape[1] + query).to(self.packed[0].params.device)
+        for p in self.packed:
+            at = wanted if p.at is None else torch.searchsorted(p.at, wanted)
+            if p.at is None or (len(p.at) and bool((p.at[at.clamp(max=len(p.at) - 1)] == wanted).all())):
+                units = (None if u is None else u[at] for u in (p.loc, p.scale))
+                return Conditionals((Packed(p.family, p.params[at], None, *units),), (len(rows), 1))
+        raise InputError("Of a query there must be one kind of answer.")
+
+    @staticmethod
+    def joined(parts: "Sequence[Conditionals]") -> "Conditionals":
+        """Put the rows of several answers of `only` below one another."""
+        packed = [part.packed[0] for part in parts]
+        first = packed[0]
+        units = [(p.loc, p.scale) for p in packed]
+        loc, scale = (None if first.loc is None else torch.cat([u[k] for u in units]) for k in (0, 1))  # type: ignore[misc]
+        params = torch.cat([p.params for p in packed])
+        return Conditionals((Packed(first.family, params, None, loc, scale),), (len(params), 1))
+
+    def probabilities(self, n_labels: int) -> Float[Tensor, "tokens labels"]:
+        """Give the probability of every label of queries that ask for one feature of labels, flat.
+
+        Raises:
+            InputError: They ask for numbers.
+        """
+        packed = next(p for p in self.packed if len(p.params))
+        if not isinstance(packed.family, Bernoulli | Labels):
+            raise InputError("Numbers have no probabilities; ask for quantiles or the cdf.")
+        log_p: Tensor = packed.family.log_probs(packed.params)
+        return log_p[:, :n_labels].exp()
+
     def log_prob(self, values: Given) -> Queries:
         """Give ln p(values | evidence) in nats; for continuous features a log-density per unit of the value."""
         return self._map(lambda p, x: p.family.log_prob(p.params, p.standardise(_given(x))) - p.log_scale(), values)
@@ -98,6 +131,10 @@ class Conditionals:
     def mean(self) -> Queries:
         """Give the expected value; of a categorical feature the expected label number, which seldom means anything."""
         return self._map(lambda p, _: p.restore(p.family.mean(p.params)))
+
+    def variance(self) -> Queries:
+        """Give the variance, in the units of the data squared; of labels that of their numbers."""
+        return self._map(lambda p, _: p.family.variance(p.params) * (1.0 if p.scale is None else p.scale**2))
 
     def mode(self) -> Queries:
         """Give the likeliest value."""
@@ -162,7 +199,10 @@ class SlotHead(nn.Module):
 
     def forward(self, h: Float[Tensor, "tokens d_model"], features: Int[Tensor, "tokens"]) -> Tensor:
         slot = self.slots[features]
-        params = linear_per_slot(h, slot, self.weight, self.bias)
+        # Numbers need more digits than bfloat16 has: components may be far narrower than they are apart.
+        exact = isinstance(self.family, Mixture)
+        with torch.autocast(h.device.type, enabled=False) if exact else contextlib.nullcontext():
+            params = linear_per_slot(h.to(self.weight.dtype) if exact else h, slot, self.weight, self.bias)
         params = params.float() if params.dtype == torch.bfloat16 else params
         if self.narrow:
             labels = torch.arange(params.shape[1], device=h.device)

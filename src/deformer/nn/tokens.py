@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
-from deformer.data.schema import Continuous, Schema
+from deformer.data.schema import Continuous, Domain, Ordinal, Schema
 from deformer.errors import InputError
 from deformer.nn.linear import linear_per_slot
 
@@ -59,13 +59,14 @@ class EmbeddingTokens(nn.Module):
 
     An identity is the sum of one embedding per coordinate, of one per feature, or both. A label is an entry in a table,
     the feature's own where its identity is learned, shared where it has only coordinates. A continuous value enters
-    through waves of several lengths.
+    through waves of several lengths, and so does the place of an ordinal label beside its entry in the table.
     """
 
     n_waves = 5
     entries: Tensor
     offsets: Tensor
     is_number: Tensor
+    has_waves: Tensor
     slots: Tensor
     loc: Tensor
     scale: Tensor
@@ -95,26 +96,34 @@ class EmbeddingTokens(nn.Module):
 
     def _make_labels(self, schema: Schema, d_model: int, std: float) -> None:
         offsets, shared, total = [], {}, 0
+        stds: list[float] = []
         for f in schema.features:
             size = getattr(f.domain, "n_labels", 1)
             key = f.name if f.learned else f.domain
             if key not in shared:
                 shared[key], total = total, total + size
+                stds += [0.2 * std if isinstance(f.domain, Ordinal) else std] * size  # beside the waves of its place
             offsets.append(shared[key])
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
-        self.label = nn.Parameter(torch.randn(total, d_model) * std)
+        self.label = nn.Parameter(torch.randn(total, d_model) * torch.tensor(stds)[:, None])
+
+    @torch.no_grad()
+    def settle_last_label(self, feature: int, n_labels: int) -> None:
+        """Let the last label of a feature, which no row had, tell what its others do on average."""
+        start = int(self.offsets[feature])
+        self.label[start + n_labels - 1] = self.label[start : start + n_labels - 1].mean(0)
 
     def _make_numbers(self, schema: Schema, d_model: int, std: float) -> None:
-        numeric = [f for f in schema.features if isinstance(f.domain, Continuous)]
-        self.register_buffer(
-            "is_number", torch.tensor([isinstance(f.domain, Continuous) for f in schema.features]), persistent=False
-        )
+        numeric = [f for f in schema.features if isinstance(f.domain, Continuous | Ordinal)]
+        for name, kinds in (("is_number", Continuous), ("has_waves", Continuous | Ordinal)):
+            told = torch.tensor([isinstance(f.domain, kinds) for f in schema.features])
+            self.register_buffer(name, told, persistent=False)
         keys = list(dict.fromkeys(f.name if f.learned else "" for f in numeric))
         slots = [keys.index(f.name if f.learned else "") if f in numeric else 0 for f in schema.features]
         self.register_buffer("slots", torch.tensor(slots), persistent=False)
-        units = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
-        self.register_buffer("loc", torch.tensor([u.loc for u in units], dtype=torch.float64), persistent=False)
-        self.register_buffer("scale", torch.tensor([u.scale for u in units], dtype=torch.float64), persistent=False)
+        units = torch.tensor([_units(f.domain) for f in schema.features], dtype=torch.float64)
+        self.register_buffer("loc", units[:, 0].contiguous(), persistent=False)
+        self.register_buffer("scale", units[:, 1].contiguous(), persistent=False)
         if numeric:
             n_inputs = 2 + 2 * self.n_waves
             self.number = nn.Parameter(torch.randn(len(keys), d_model, n_inputs) * std / math.sqrt(n_inputs / 2))
@@ -134,17 +143,22 @@ class EmbeddingTokens(nn.Module):
         u = self._identities(features) + F.embedding(labels, self.label)
         if not hasattr(self, "number"):
             return u
-        at = numbers.nonzero(as_tuple=True)
+        at = self.has_waves[features].nonzero(as_tuple=True)
         x = ((values[at] - self.loc[features[at]]) / self.scale[features[at]]).to(u.dtype)
-        told = linear_per_slot(
-            self._waves(x),
-            self.slots[features[at]],
-            self.number,
-            self.number.new_zeros(()).expand(self.number.shape[:2]),
-        )
+        nothing = self.number.new_zeros(()).expand(self.number.shape[:2])
+        with torch.autocast(u.device.type, enabled=False):  # numbers need more digits than bfloat16 has
+            told = linear_per_slot(self._waves(x), self.slots[features[at]], self.number, nothing)
         return u.index_put(at, u[at] + told.to(u.dtype))
 
     def _waves(self, x: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens inputs"]:
         x = x.clamp(-1e4, 1e4)  # a far outlier must not drown the rest of its row
         phase = x[:, None] * math.pi / 8 * 2.0 ** torch.arange(self.n_waves, dtype=x.dtype, device=x.device)
         return torch.cat([torch.asinh(x)[:, None], torch.tanh(x)[:, None], phase.sin(), phase.cos()], -1)
+
+
+def _units(domain: Domain) -> tuple[float, float]:
+    """Give loc and scale of numbers, and of ordinal labels such that they spread from -2 to 2."""
+    if isinstance(domain, Continuous):
+        return domain.loc, domain.scale
+    n = getattr(domain, "n_labels", 1)
+    return (n - 1) / 2, max(n - 1, 1) / 4

@@ -11,6 +11,7 @@ from deformer.data.columns import Column
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.nn.slots import Slots
+from deformer.tasks.density import batches
 from deformer.tasks.predictive import Predictive, ask_together
 from deformer.tasks.streaming import (
     Alarms,
@@ -193,12 +194,11 @@ class SessionPool:
 
     def _rebuild(self, store: Slots, slots: Tensor, names: Sequence[Hashable]) -> None:
         store.clear(slots)
-        readings = [self._readings[name] for name in names]
-        told = [i for i, r in enumerate(readings) if r.features]
-        if told:
-            features, codes, present = as_tensors(
-                [readings[i] for i in told], len(self.words.model.schema), slots.device
-            )
-            some = slots[torch.tensor(told, device=slots.device)]
+        n_features = len(self.words.model.schema)
+        readings = [(slot, self._readings[name]) for slot, name in zip(slots.tolist(), names, strict=True)]
+        told = [(slot, reading) for slot, reading in readings if reading.features]
+        for part in batches(len(told), n_features):
+            features, codes, present = as_tensors([reading for _, reading in told[part]], n_features, slots.device)
+            some = torch.tensor([slot for slot, _ in told[part]], device=slots.device)
             state = store.take(some, features.shape[1]).observe(features, codes, present)
             store.put(some, state, present.sum(1))

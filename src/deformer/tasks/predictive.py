@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Values, has_order, values_of
+from deformer.data.columns import Codes, Column, Labels, Values, has_order, values_of
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import State
@@ -21,24 +21,30 @@ N_SLICES = 64
 
 @dataclass(frozen=True)
 class Predictive:
-    """p(column | evidence) for a batch of rows.
+    """p(column | evidence) for a batch of rows, averaged over the orders in which the evidence was observed.
 
     Args:
         column: How the column's values are coded.
-        conditionals: Of its codes, (batch, 1).
+        conditionals: Of its codes, (orders * batch, 1), all rows under one order after those under another.
+        n_orders: How many orders there are.
     """
 
     column: Column
     conditionals: Conditionals
+    n_orders: int = 1
 
-    def log_prob(self, values: Values) -> npt.NDArray[np.float64]:
+    def log_prob(self, values: Values) -> Codes:
         """Give ln p(value) in nats, for numbers a log-density per unit; NaN where the value is missing."""
         codes, log_base = self.column.encode(values)
-        missing = np.isnan(codes)
-        log_p = self._per_row(self.conditionals.log_prob(self._codes(np.nan_to_num(codes)[:, None])))
-        return np.where(missing, np.nan, log_p + log_base)
+        return np.where(np.isnan(codes), np.nan, self.log_prob_of_codes(np.nan_to_num(codes)) + log_base)
 
-    def probabilities(self) -> npt.NDArray[np.float64]:
+    def log_prob_of_codes(self, codes: Codes) -> Codes:
+        """Give ln p(code) in nats."""
+        per_order = self._by_order(self.conditionals.log_prob(self._codes(codes[:, None])))
+        together: Codes = np.logaddexp.reduce(per_order, 0) - np.log(self.n_orders)
+        return together
+
+    def probabilities(self) -> Codes:
         """Give the probability of every code of labels or levels, (batch, codes).
 
         Raises:
@@ -47,24 +53,41 @@ class Predictive:
         n = getattr(self.column.domain, "n_labels", None)
         if n is None:
             raise InputError("A column of numbers has no probabilities; ask for quantiles or the cdf.")
-        each = self.conditionals.repeat(n)
-        p: npt.NDArray[np.float64] = (
-            each.log_prob(self._codes(np.arange(n)).expand(each.shape)).exp().double().cpu().numpy()
-        )
-        return p
+        p = self.conditionals.probabilities(n).view(self.n_orders, -1, n).mean(0)
+        probabilities: Codes = p.double().cpu().numpy()
+        return probabilities
 
     def mean(self) -> Codes:
         """Give the expected value of numbers or levels."""
+        self._require_numbers()
+        if self._is_straight:
+            return self.column.decode(self._by_order(self.conditionals.mean()).mean(0))
         return self._moment(1)
 
     def std(self) -> Codes:
         """Give the standard deviation of numbers or levels."""
+        self._require_numbers()
+        if self._is_straight:
+            mean, within = (self._by_order(a) for a in (self.conditionals.mean(), self.conditionals.variance()))
+            unit = np.abs(np.diff(self.column.decode(np.array([0.0, 1.0]))))
+            straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
+            return straight
         spread: Codes = np.sqrt(np.maximum(self._moment(2) - self._moment(1) ** 2, 0.0))
         return spread
 
+    @property
+    def _is_straight(self) -> bool:
+        """Say whether values are a linear map of codes."""
+        return self._levels is None and not getattr(self.column, "bend", False)
+
     def mode(self) -> Values:
-        """Give the likeliest value."""
-        return self.column.decode(self._per_row(self.conditionals.mode()))
+        """Give the likeliest value; of numbers, the likeliest of those that single orders find."""
+        if getattr(self.column.domain, "n_labels", None) is not None:
+            shares = self.column.likeliest_first() if isinstance(self.column, Labels) else 1.0
+            return self.column.decode((self.probabilities() * shares).argmax(1).astype(np.float64))
+        found = self._by_order(self.conditionals.mode())
+        best = np.stack([self.log_prob_of_codes(codes) for codes in found]).argmax(0)
+        return self.column.decode(found[best, np.arange(len(best))])
 
     def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Give the quantiles of numbers or levels at probabilities q, (batch, len(q))."""
@@ -79,7 +102,9 @@ class Predictive:
             below = self._levels <= values.astype(np.float64)[:, None]
             total: npt.NDArray[np.float64] = (self.probabilities() * below).sum(1)
             return total
-        return self._per_row(self.conditionals.cdf(self._codes(self.column.encode(values)[0][:, None])))
+        codes = self._codes(self.column.encode(values)[0][:, None])
+        below_code: npt.NDArray[np.float64] = self._by_order(self.conditionals.cdf(codes)).mean(0)
+        return below_code
 
     @property
     def _levels(self) -> Codes | None:
@@ -91,7 +116,6 @@ class Predictive:
             raise InputError("Labels have no order: ask for their probabilities or the mode.")
 
     def _moment(self, power: int) -> Codes:
-        self._require_numbers()
         if self._levels is not None:
             moment: Codes = self.probabilities() @ self._levels**power
             return moment
@@ -106,34 +130,36 @@ class Predictive:
 
     def _number_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Invert the distribution function by bisection, all rows and probabilities at once."""
-        wanted = self._codes(q)
+        wanted, each = torch.as_tensor(q, dtype=torch.float64), self.conditionals.repeat(len(q))
         low, high = self._bracket(wanted)
-        each = self.conditionals.repeat(len(q))
         for _ in range(40):
             middle = (low + high) / 2
-            above = each.cdf(middle) >= wanted
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        quantiles: npt.NDArray[np.float64] = ((low + high) / 2).cpu().numpy()
+            below = each.cdf(self._codes(middle.numpy())).double().cpu().view(self.n_orders, *middle.shape).mean(0)
+            low, high = torch.where(below >= wanted, low, middle), torch.where(below >= wanted, middle, high)
+        quantiles: npt.NDArray[np.float64] = ((low + high) / 2).numpy()
         return quantiles
 
     def _bracket(self, q: Float[Tensor, "probabilities"]) -> tuple[Tensor, Tensor]:
         """Find codes below and above every quantile by doubling."""
         cdf, width, domain = self.conditionals.cdf, 1.0, self.column.domain
         loc, scale = getattr(domain, "loc", 0.0), getattr(domain, "scale", 1.0)
-        at = self._codes(np.zeros(self.conditionals.shape))
+        batch = self.conditionals.shape[0] // self.n_orders
+        at = self._codes(np.zeros((batch, 1)))
         while width < 1e6 and bool(
             (cdf(at + loc - width * scale) > q.min()).any() or (cdf(at + loc + width * scale) < q.max()).any()
         ):
             width *= 2
-        low, high = at + loc - width * scale, at + loc + width * scale
-        return low.expand(-1, len(q)), high.expand(-1, len(q))
+        shape = (batch, len(q))
+        return tuple(torch.full(shape, loc + side * width * scale, dtype=torch.float64) for side in (-1, 1))  # type: ignore[return-value]
 
     def _codes(self, codes: npt.NDArray[Any]) -> Tensor:
-        return torch.as_tensor(codes, dtype=torch.float64, device=self.conditionals.packed[0].params.device)
+        """Give codes of rows, (batch, n), to every order."""
+        device = self.conditionals.packed[0].params.device
+        return torch.as_tensor(codes, dtype=torch.float64, device=device).repeat(self.n_orders, 1)
 
-    def _per_row(self, answers: Tensor) -> npt.NDArray[np.float64]:
+    def _by_order(self, answers: Tensor) -> npt.NDArray[np.float64]:
         numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
-        return numbers
+        return numbers.reshape(self.n_orders, -1)
 
 
 def ask_together(

@@ -200,7 +200,7 @@ class Session:
         state = self._open()
         if self._newest is None:
             return state.predict(at)
-        self._state, conditionals = state.observe_then_predict(*self._newest, at)
+        (self._state, conditionals), self._newest = state.observe_then_predict(*self._newest, at), None
         return conditionals
 
     def observe(self, name: str, value: Any) -> Surprise:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from deformer.data.orders import permute, random_orders, raster_orders
-from deformer.data.schema import Continuous
+from deformer.data.schema import Continuous, Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows
 
@@ -64,6 +64,13 @@ def draw_batch(
         laid = random_orders(_chosen(picked.observed, weights, n, draws), draws, then=picked.observed)
     laid = laid[:, : max(1, min(n, int(picked.observed.sum(-1).max())))]
     return Batch(laid, permute(picked.values, laid), permute(picked.observed, laid))
+
+
+def with_noise(batch: Batch, schema: Schema, size: float, generator: torch.Generator) -> Batch:
+    """Add Gaussian noise to continuous values, `size` times the scale of their domain."""
+    spread = torch.tensor([f.domain.scale if isinstance(f.domain, Continuous) else 0.0 for f in schema.features])
+    noise = torch.randn(batch.values.shape, generator=generator, dtype=torch.float64)
+    return Batch(batch.features, batch.values + size * spread[batch.features] * noise, batch.scored)
 
 
 def _chosen(

@@ -26,13 +26,13 @@ from deformer.errors import InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
-from deformer.train.batches import draw_batch, marginal_entropies
+from deformer.train.batches import draw_batch, marginal_entropies, with_noise
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
 from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
 from deformer.train.process import bfloat16_is_fast
-from deformer.train.schedule import fraction_done, n_features_now, n_rows_now, rate
+from deformer.train.schedule import cycle_ends, fraction_done, n_features_now, n_rows_now, rate
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Run:
     loss_sum: float = 0.0
     loss_count: int = 0
     best_nll: float = math.inf
+    cycle_best: float = math.inf
     since_best: int = 0
     plateaus: int = 0
     validated_at: float = 0.0
@@ -233,8 +234,10 @@ class _Fitting:
                 state.validated_at = state.minutes + state.validation_took
                 log.write(point, state.points)
                 bar.validated(point.validation_nll)
-                if config.patience is not None and state.since_best >= config.patience:
+                if self._is_futile(done):
                     return "patience"
+                if self._ends_cycle(done) and self._done() < 1:
+                    self._go_on_from_best()
             every = config.checkpoint_steps
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             if self.directory is not None and (due or (every and state.step % every == 0)):
@@ -265,6 +268,8 @@ class _Fitting:
         size = max(n_rows_now(config, n, len(self.rows)), self.fabric.world_size)
         seen = (state.step, state.rows_seen)
         batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
+        if config.noise:
+            batch = with_noise(batch, self.model.schema, config.noise, generator(config.seed, "noise", state.step))
         rank, n_parts = self.fabric.global_rank, self.fabric.world_size
         count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
         own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))
@@ -302,17 +307,40 @@ class _Fitting:
                 self.state.average[name] = p.clone()
 
     def _is_due(self, done: float) -> bool:
-        """Validate every so many steps or, where the clock decides, at every twentieth of a run.
+        """Validate when a cycle ends, and every so many steps or, by the clock, at every twentieth of a run.
 
         Under the clock validation may take a tenth of the time at most.
         """
         every, config, state = self.config.validate_every, self.config, self.state
+        if self._ends_cycle(done):
+            return True
         if every is None and config.steps is not None:
             every = max(1, config.steps // 20)
         if every is not None:
             return state.step % every == 0
         affordable = config.minutes is None or state.minutes - state.validated_at >= 9 * state.validation_took
         return affordable and math.floor(20 * self._done()) > math.floor(20 * done)
+
+    def _ends_cycle(self, done: float) -> bool:
+        return any(done < end <= self._done() for end in cycle_ends(self.config))
+
+    def _is_futile(self, done: float) -> bool:
+        """Say whether validations, or a whole cycle of several, have brought nothing better."""
+        state, config = self.state, self.config
+        if config.patience is not None and state.since_best >= config.patience:
+            return True
+        if config.cycles == 1 or self.validation is None or not self._ends_cycle(done):
+            return False
+        before, state.cycle_best = state.cycle_best, state.best_nll
+        return not state.best_nll < before
+
+    def _go_on_from_best(self) -> None:
+        """Begin a cycle with the best weights so far, lest it builds on what was fitted too closely."""
+        if self.validation is not None:
+            load_weights(self.model, self.state.best, "best weights")
+            for name, p in self.model.named_parameters():
+                if name in self.state.average:
+                    self.state.average[name] = p.detach().clone()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """What a step does, as a function of how far the run has come."""
 
+import bisect
+
 from deformer.config import TrainConfig
 
 
@@ -13,12 +15,20 @@ def fraction_done(config: TrainConfig, step: int, rows_seen: int, n_rows: int, m
 
 
 def rate(config: TrainConfig, done: float, step: int) -> float:
-    """Give the factor on the learning rates: linear warm-up, a constant part, linear decay."""
+    """Give the factor on the learning rates: linear warm-up and, in each cycle, a constant part and linear decay."""
     if config.recipe == "adam":
         return 1.0
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    past = max(0.0, done - config.constant) / max(1 - config.constant, 1e-9)
+    ends = cycle_ends(config)
+    now = bisect.bisect_right(ends, done, hi=len(ends) - 1)
+    start, end = (0.0, *ends)[now], ends[now]
+    past = max(0.0, (done - start) / (end - start) - config.constant) / max(1 - config.constant, 1e-9)
     return warm * (1 - (1 - config.final_lr) * min(past, 1.0))
+
+
+def cycle_ends(config: TrainConfig) -> list[float]:
+    """Give the fractions of a run at which its cycles end, each twice as long as the one before."""
+    return [(2**k - 1) / (2**config.cycles - 1) for k in range(1, config.cycles + 1)]
 
 
 def n_features_now(config: TrainConfig, done: float, n_features: int) -> int:

@@ -22,10 +22,11 @@ from starlette.exceptions import HTTPException
 from deformer import __version__
 from deformer.api.service import problems, wire
 from deformer.api.service.batching import Busy
-from deformer.api.service.engine import Engine, FieldError, plain
+from deformer.api.service.engine import Engine, FieldError
 from deformer.api.service.guard import Admission, Guard
 from deformer.api.service.sessions import TooMany
-from deformer.api.service.work import Limits, Service, Table
+from deformer.api.service.work import DRAWN, Limits, Service, Table
+from deformer.api.tables import ORDERS
 
 Sent = TypeVar("Sent", bound=BaseModel)
 TABLES = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
@@ -79,8 +80,11 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Give the log-likelihood of each row in nats; higher is more normal."""
         sent, table = await _read(request, wire.ScoreRequest)
         frame = await service.frame(sent.rows, table)
-        service.afford(len(frame), sent.n_orders)
-        scores, parts = await service.within(service.scores.ask((frame, sent.n_orders)))
+        found = await service.in_pieces(
+            lambda start, end: service.scores.ask((frame[start:end], sent.n_orders)),
+            *(len(frame), service.afford(len(frame), sent.n_orders)),
+        )
+        scores, parts = ([one for piece in found for one in piece[k]] for k in (0, 1))
         terms = parts if sent.terms else [None] * len(scores)
 
         def answer() -> wire.ScoreAnswer:
@@ -97,10 +101,17 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Fill in missing values; what was there comes back as it was."""
         sent, table = await _read(request, wire.ImputeRequest)
         frame = await service.frame(sent.rows, table)
-        service.afford(sent.n_imputations * len(frame), 1)
+        passes = DRAWN * sent.n_imputations if sent.strategy == "draw" else 1 + ORDERS
+        per_row = service.afford(len(frame), passes)
         if sent.n_imputations > 1 and sent.strategy != "draw":
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
-        filled = await service.call(engine.impute, frame, sent.strategy, sent.n_imputations, sent.seed)
+        pieces = await service.in_pieces(
+            lambda start, end: service.calls.ask(
+                lambda: engine.impute(frame[start:end], sent.strategy, sent.n_imputations, sent.seed + start)
+            ),
+            *(len(frame), per_row),
+        )
+        filled = [[row for piece in pieces for row in piece[i]] for i in range(sent.n_imputations)]
         return await _answer(
             table,
             lambda: wire.ImputeAnswer(imputations=filled),
@@ -112,20 +123,32 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Say how much each value surprises, and what was expected in its place."""
         sent, table = await _read(request, wire.ExplainRequest)
         frame = await service.frame(sent.rows, table)
-        service.afford(len(frame), sent.n_orders + 2 * len(engine.table.codec.names))
-        rows = await service.call(engine.explain, frame, sent.n_orders)
-        lines = [{"row": i, **line} for i, row in enumerate(rows) for line in row]
-        return await _answer(table, lambda: wire.ExplainAnswer(rows=rows), lambda: pd.DataFrame(lines))
+        pieces = await service.in_pieces(
+            lambda start, end: service.calls.ask(lambda: engine.explain(frame[start:end], sent.n_orders)),
+            *(len(frame), service.afford(len(frame), sent.n_orders + len(engine.table.codec.names))),
+        )
+        rows = [row for piece in pieces for row in piece]
+
+        def lines() -> pd.DataFrame:
+            long = pd.DataFrame([{"row": i, **line} for i, row in enumerate(rows) for line in row])
+            return long.astype({"value": str, "expected": str})  # columns of a table are of one type
+
+        return await _answer(table, lambda: wire.ExplainAnswer(rows=rows), lines)
 
     @router.post("/sample", response_model=wire.SampleAnswer)
     async def sample(sent: wire.SampleRequest) -> Any:
         """Draw rows from the model, keeping what is given."""
-        service.afford(sent.n, 1)
-        return {"rows": await service.call(engine.sample, sent.n, sent.given, sent.seed)}
+        pieces = await service.in_pieces(
+            lambda start, end: service.calls.ask(lambda: engine.sample(end - start, sent.given, sent.seed + start)),
+            *(sent.n, service.afford(sent.n, DRAWN)),
+        )
+        return {"rows": [row for piece in pieces for row in piece]}
 
     @router.post("/conditional", response_model=wire.ConditionalAnswer, response_model_exclude_none=True)
     async def conditional(sent: wire.ConditionalRequest) -> Any:
         """Give the distribution of any features, given the row's other values."""
+        held = [n for n in dict.fromkeys(sent.targets or ()) if sent.row.get(n) is not None]
+        service.afford(1, 1 + len(held))
         return {"conditionals": await service.call(engine.conditional, sent.row, sent.targets)}
 
 
@@ -135,25 +158,27 @@ def _session_routes(router: APIRouter, service: Service) -> None:
 
     def describe(name: str) -> dict[str, Any]:
         reading = sessions.reading(name)
-        told = {n: plain(v) for n, v in sessions.told(reading).items()}
-        excess = reading.running_nats - reading.expected_nats
+        told, excess = sessions.told(name), reading.running_nats - reading.expected_nats
         return {"session": name, "observed": told, "running_nats": reading.running_nats, "excess_nats": excess}
+
+    def begin(name: str, snapshot: str | None) -> dict[str, Any]:
+        sessions.open(name, snapshot)
+        return describe(name)
 
     @router.post("/sessions", status_code=201, response_model=wire.SessionAnswer)
     async def create(sent: wire.SessionRequest) -> Any:
         """Begin a row whose values arrive one by one, or go on from a snapshot."""
         name = secrets.token_urlsafe(18)
         try:
-            await service.call(sessions.open, name, sent.snapshot)
+            return await service.enter(begin, name, sent.snapshot)
         except BaseException:  # given up, it may still open; nobody would know its name
             service.forget(name)
             raise
-        return await service.call(describe, name)
 
     @router.get("/sessions/{session}", response_model=wire.SessionAnswer)
     async def look(session: str) -> Any:
         """Say what a session has been told."""
-        return await service.call(describe, session)
+        return await service.enter(describe, session)
 
     @router.post("/sessions/{session}/observe", response_model=wire.SurpriseAnswer)
     async def observe(session: str, sent: wire.Observation) -> Any:
@@ -168,12 +193,17 @@ def _session_routes(router: APIRouter, service: Service) -> None:
     @router.post("/sessions/{session}/snapshots", status_code=201, response_model=wire.SnapshotAnswer)
     async def save(session: str) -> Any:
         """Keep what a session has been told, on disk if the service has a folder for it."""
-        return {"snapshot": await service.call(sessions.save, session)}
+        return {"snapshot": await service.enter(sessions.save, session)}
+
+    @router.delete("/snapshots/{snapshot}", status_code=204)
+    async def drop(snapshot: str) -> None:
+        """Forget a snapshot."""
+        await service.enter(sessions.drop, snapshot)
 
     @router.delete("/sessions/{session}", status_code=204)
     async def close(session: str) -> None:
         """Forget a session."""
-        await service.call(sessions.close, session)
+        await service.enter(sessions.close, session)
 
 
 def _stream_route(app: FastAPI, service: Service) -> None:
@@ -183,7 +213,7 @@ def _stream_route(app: FastAPI, service: Service) -> None:
         await socket.accept()
         name = secrets.token_urlsafe(18)
         try:
-            await service.call(service.sessions.open, name, None)
+            await service.enter(service.sessions.open, name, None)
             while True:
                 text = (await socket.receive_text()).encode()
                 try:
@@ -216,7 +246,8 @@ def make_app(
         snapshots: Folder where snapshots of sessions outlive the process. None: they end with it.
     """
     service = Service(engine, limits or Limits(), snapshots)
-    app = FastAPI(title="deformer", version=__version__, lifespan=service.running)
+    # The pages that describe the service would load scripts from elsewhere; /openapi.json is all they show.
+    app = FastAPI(title="deformer", version=__version__, lifespan=service.running, docs_url=None, redoc_url=None)
     app.state.service = service
     app.add_middleware(
         Guard,
@@ -225,7 +256,7 @@ def make_app(
         count=service.requests,
         took=service.took,
     )
-    for kind in problems.MENDABLE:
+    for kind in (*problems.MENDABLE, Exception):
         app.add_exception_handler(kind, problems.answer)
     token = Depends(HTTPBearer(auto_error=False))  # what the guard has asked for already, for the description
     router = APIRouter(prefix="/v1", dependencies=[token], responses=wire.FAILURES)

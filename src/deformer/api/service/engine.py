@@ -13,6 +13,7 @@ from deformer.api import tables
 from deformer.api.explanations import explain
 from deformer.api.files import image_shape
 from deformer.api.tables import TableModel
+from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
 from deformer.data.frames import DAY, EPOCH, as_plain_value
 from deformer.errors import InputError
@@ -148,9 +149,8 @@ class Engine:
         self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
         return as_plain_value(value, self.table.codec.dtypes[self.words.feature(name)])
 
-    @staticmethod
-    def read(body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
-        """Read an uploaded table, no more than so many rows of it.
+    def read(self, body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
+        """Read an uploaded table as files are read, no more than so many rows of it.
 
         Args:
             kind: "csv" or "parquet".
@@ -160,9 +160,10 @@ class Engine:
         """
         try:
             if kind == "csv":
-                frame = pd.read_csv(io.BytesIO(body), nrows=most)
+                chunks = text_chunks(io.BytesIO(body), most, self.table.codec.text_labels)
             else:
-                frame = next(pq.ParquetFile(io.BytesIO(body)).iter_batches(most)).to_pandas()
+                chunks = (batch.to_pandas() for batch in pq.ParquetFile(io.BytesIO(body)).iter_batches(most))
+            frame = next(iter(chunks), pd.DataFrame())
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
             raise FieldError(f"the body is no readable {kind}: {error}", ("body",)) from error
@@ -199,7 +200,7 @@ class Engine:
         """Describe p(feature | the row's other values) for each target, by default for whatever is missing."""
         frame = self.frame([row], "row")
         names = self.table.codec.names
-        asked = [n for n in names if row.get(n) is None] if targets is None else list(targets)
+        asked = [n for n in names if row.get(n) is None] if targets is None else list(dict.fromkeys(targets))
         for i, name in enumerate(asked):
             self.check(name, None, ("targets", i))
         held = [name for name in asked if row.get(name) is not None]

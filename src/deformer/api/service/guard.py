@@ -34,17 +34,24 @@ class Admission:
         """Say why a request is refused, if it is; pages, health and metrics need no token."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts is not None and _name_in(f"//{host}") not in self.hosts:
             return HTTPException(403, f"The service does not go by the name {host!r}.")
         if not scope["path"].startswith("/v1/"):
             return None
         origin = headers.get("origin")
-        if scope["type"] == "websocket" and origin is not None and urlsplit(origin).netloc != host:
+        if scope["type"] == "websocket" and origin is not None and origin.partition("//")[2] != host:
             return HTTPException(403, "A page of another site cannot open a socket here.")
         given, wanted = headers.get("authorization", ""), f"Bearer {self.token}"
         if self.token is None or hmac.compare_digest(given.encode(), wanted.encode()):
             return None
         return HTTPException(401, "Send the token as Authorization: Bearer ...")
+
+
+def _name_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # such as an open bracket
+        return None
 
 
 class Guard:

@@ -30,7 +30,14 @@ STATUS: dict[type[Exception], tuple[int, str, str]] = {
     Busy: (503, "busy", "Too many requests wait; try again."),
     asyncio.TimeoutError: (504, "out_of_time", "There was no answer in time; ask for less."),
 }
-CODES = {401: "unauthorized", 404: "not_there", 405: "not_allowed", 413: "too_large", 415: "unknown_type"}
+CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_there",
+    405: "not_allowed",
+    413: "too_large",
+    415: "unknown_type",
+}
 MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, ValidationError, InputError, HTTPException, *STATUS)
 
 

@@ -39,7 +39,7 @@ def choose_admission(host: str, no_auth: bool) -> Admission:
         raise InputError(
             f"Whoever reaches {host} could ask; set DEFORMER_TOKEN, listen on 127.0.0.1, or pass --no-auth."
         )
-    return Admission(None, LOOPBACK)
+    return Admission(None, tuple(dict.fromkeys((*LOOPBACK, host))))
 
 
 def _is_loopback(host: str) -> bool:
@@ -49,11 +49,10 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def serve(engine: Engine, host: str, port: int, admission: Admission, snapshots: Path | None) -> None:
+def serve(engine: Engine, host: str, port: int, admission: Admission, limits: Limits, snapshots: Path | None) -> None:
     """Listen until SIGINT or SIGTERM; what was begun is answered first."""
     if snapshots is not None:
         make_folder(snapshots)
-    limits = Limits()
     app = make_app(engine, admission=admission, limits=limits, snapshots=snapshots)
     patience = math.ceil(limits.seconds) + 1
     uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=patience, ws_max_size=2**16)

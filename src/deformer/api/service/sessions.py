@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deformer.api.service.engine import Engine, FieldError, distributions
 from deformer.errors import InputError
+from deformer.nn.model import DEformer
 from deformer.tasks.pool import SessionPool
 from deformer.tasks.streaming import Reading, Surprise
 from deformer.train.checkpoint import write_bytes
@@ -48,7 +47,8 @@ class Sessions:
         self._used: OrderedDict[str, float] = OrderedDict()  # the one that was not used for the longest first
         self._snapshots: dict[str, Mapping[str, Any]] = {}
         self._on_disk: set[str] = set()
-        self._schema = hashlib.sha256(engine.table.model.schema.to_json().encode()).hexdigest()
+        self._told: dict[str, dict[str, Any]] = {}  # what clients sent, as they sent it
+        self._model = fingerprint(engine.table.model)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._on_disk = {path.stem for path in folder.glob("*.json")}
@@ -68,6 +68,7 @@ class Sessions:
             self._drop_idle()
         self.pool.open(name, saved)
         self._used[name] = time.monotonic()
+        self._told[name] = dict(saved["told"]) if saved else {}
 
     def _drop_idle(self) -> None:
         """Close the session that was not used for the longest, if that is long enough."""
@@ -88,13 +89,9 @@ class Sessions:
         self._used.move_to_end(name)
         return self.pool.reading(name)
 
-    def told(self, reading: Reading) -> dict[str, Any]:
-        """Give the observed values by name."""
-        codec = self.engine.table.codec
-        codes = np.full((1, len(codec.names)), np.nan)
-        codes[0, list(reading.features)] = reading.codes
-        frame = codec.decode(codes)
-        return {codec.names[f]: frame.iloc[0, f] for f in reading.features}
+    def told(self, name: str) -> dict[str, Any]:
+        """Give the observed values of a session by name, as they were sent."""
+        return self._told[name]
 
     def close(self, name: str) -> None:
         """Forget a session.
@@ -104,7 +101,7 @@ class Sessions:
         """
         self.reading(name)
         self.pool.close(name)
-        del self._used[name]
+        del self._used[name], self._told[name]
 
     def forget(self, name: str) -> None:
         """Close a session, if it is still open."""
@@ -118,16 +115,17 @@ class Sessions:
         coming: set[tuple[str, str]] = set()
         for i, (session, name, value) in enumerate(arrivals):
             try:
-                reading, value = self.reading(session), self.engine.value(name, value)
+                reading, coded = self.reading(session), self.engine.value(name, value)
                 if self.engine.words.feature(name) in reading.features or (session, name) in coming:
                     raise Conflict(f"{name!r} has been observed already", ("name",))
             except Exception as error:  # each arrival answers for itself
                 answers[i] = error
             else:
                 coming.add((session, name))
-                good[i] = (session, name, value)
+                good[i] = (session, name, coded)
         for i, surprise in zip(good, self.pool.observe(good.values()), strict=True):
-            answers[i] = surprise
+            session, name, value = arrivals[i]
+            answers[i], self._told[session][name] = surprise, value
         return [a for a in answers if a is not None]
 
     def predict(self, session: str, names: Sequence[str] | None) -> dict[str, Any]:
@@ -150,7 +148,7 @@ class Sessions:
         reading, name = self.reading(session), secrets.token_hex(16)
         if len(self._snapshots) + len(self._on_disk) >= self.most:
             raise TooMany
-        written = {**dataclasses.asdict(reading), "schema": self._schema}
+        written = {**dataclasses.asdict(reading), "told": dict(self._told[session]), "model": self._model}
         if self.folder is None:
             self._snapshots[name] = written
         else:
@@ -158,13 +156,36 @@ class Sessions:
             self._on_disk.add(name)
         return name
 
+    def drop(self, name: str) -> None:
+        """Forget a snapshot.
+
+        Raises:
+            NotThere: There is none of this name.
+        """
+        self._require(name)
+        if self._snapshots.pop(name, None) is None and self.folder is not None:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+            self._on_disk.discard(name)
+
+    def _require(self, name: str) -> None:
+        if name not in self._snapshots and name not in self._on_disk:
+            raise NotThere(f"There is no snapshot {name!r}.")
+
     def _saved(self, name: str) -> Mapping[str, Any]:
+        self._require(name)
         if self.folder is not None and name in self._on_disk:  # names given out, never a path that a client made up
             saved: Mapping[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
-        elif name in self._snapshots:
-            saved = self._snapshots[name]
         else:
-            raise NotThere(f"There is no snapshot {name!r}.")
-        if saved.get("schema") != self._schema:
+            saved = self._snapshots[name]
+        if saved.get("model") != self._model:
             raise InputError(f"Snapshot {name!r} was taken of another model.")
         return saved
+
+
+def fingerprint(model: DEformer) -> str:
+    """Tell a model from all others: by its features and its weights."""
+    seen = hashlib.sha256(model.schema.to_json().encode())
+    for name, weights in sorted(model.state_dict().items()):
+        seen.update(name.encode())
+        seen.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    return seen.hexdigest()

@@ -163,6 +163,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "Not what the model can take",
         401: "No token, or a wrong one",
+        403: "Asked by a name, or from a page, that is not the service's",
         404: "Not there",
         409: "The session has that value already",
         413: "Too large",

@@ -17,6 +17,8 @@ from deformer.api.service.problems import TooLarge
 from deformer.api.service.sessions import Sessions
 
 Table = tuple[bytes, str] | None  # an uploaded table and its kind
+PIECE = 2**15  # values that are computed before others have their turn
+DRAWN = 8  # what drawing a value costs, in values that are scored
 READERS = 4  # requests whose rows are laid out at the same time, beside the one that is computed
 
 
@@ -27,7 +29,8 @@ class Limits:
     Args:
         body: Bytes of a request.
         rows: Rows of a request, and rows that it may draw.
-        values: Values that a request may have computed: rows times features times passes.
+        values: Values that a request may have computed: rows times features times passes; a drawn value counts as
+            `DRAWN`.
         sessions: Open sessions, and snapshots kept.
         idle_seconds: After which an unused session makes room for a new one.
         waiting: Requests of a kind that wait for the model; more are answered 503.
@@ -37,7 +40,7 @@ class Limits:
 
     body: int = 16 * 2**20
     rows: int = 10_000
-    values: int = 2**22
+    values: int = 2**20
     sessions: int = 100_000
     idle_seconds: float = 3600.0
     waiting: int = 256
@@ -46,7 +49,13 @@ class Limits:
 
 
 def _call_each(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [task() for task in tasks]
+    answers: list[Any] = []
+    for task in tasks:
+        try:
+            answers.append(task())
+        except Exception as error:  # each task answers for itself
+            answers.append(error)
+    return answers
 
 
 class Service:
@@ -68,8 +77,12 @@ class Service:
         together = Histogram("deformer_batch_items", "Requests computed together", registry=own, buckets=sizes).observe
         Gauge("deformer_sessions", "Open sessions", registry=own).set_function(lambda: len(self.sessions))
         waiting = limits.waiting
-        self.scores = Batcher(self._score, most=4096, waiting=waiting, size=lambda s: len(s[0]) * s[1], seen=together)
+        n = len(engine.table.codec.names)
+        self.scores = Batcher(
+            self._score, most=PIECE, waiting=waiting, size=lambda s: n * len(s[0]) * s[1], seen=together
+        )
         self.arrivals = Batcher(self.sessions.observe, most=1024, waiting=waiting, seen=together)
+        self.entries = Batcher(_call_each, most=64, waiting=waiting, seen=together)
         # Of all else every request is computed alone, so that one that was given up costs nothing.
         self.calls = Batcher(_call_each, most=1, waiting=waiting, seen=together)
         self._executor: ThreadPoolExecutor | None = None
@@ -78,7 +91,7 @@ class Service:
 
     @property
     def batchers(self) -> tuple[Batcher[Any], ...]:
-        return self.scores, self.arrivals, self.calls
+        return self.scores, self.arrivals, self.entries, self.calls
 
     @property
     def ready(self) -> bool:
@@ -111,6 +124,25 @@ class Service:
     async def call(self, task: Callable[..., Any], *args: Any) -> Any:
         """Compute something on the model's thread."""
         return await self.within(self.calls.ask(lambda: task(*args)))
+
+    async def enter(self, task: Callable[..., Any], *args: Any) -> Any:
+        """Do what takes no time, such as opening a session, on the model's thread together with others."""
+        return await self.within(self.entries.ask(lambda: task(*args)))
+
+    async def in_pieces(self, task: Callable[[int, int], Awaitable[Any]], n_rows: int, per_row: int) -> list[Any]:
+        """Compute rows a piece at a time, so that others have their turn and nothing goes on after the time is up.
+
+        Args:
+            task: Answers rows from a start to an end.
+            per_row: Values that a row has computed.
+        """
+        size = max(1, PIECE // per_row)
+
+        async def all_of_them() -> list[Any]:
+            return [await task(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+
+        answers: list[Any] = await self.within(all_of_them())
+        return answers
 
     async def within(self, answer: Awaitable[Any]) -> Any:
         """Wait for an answer as long as allowed."""
@@ -146,11 +178,13 @@ class Service:
             frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows))
             return frame
 
-    def afford(self, n_rows: int, n_passes: int) -> None:
-        """Refuse what would cost too much.
+    def afford(self, n_rows: int, n_passes: int) -> int:
+        """Refuse what would cost too much, and give the values that a row has computed.
 
         Raises:
             TooLarge: It would.
         """
-        if n_rows > self.limits.rows or n_rows * n_passes * len(self.engine.table.codec.names) > self.limits.values:
+        per_row = n_passes * len(self.engine.table.codec.names)
+        if n_rows > self.limits.rows or n_rows * per_row > self.limits.values:
             raise TooLarge
+        return per_row

@@ -200,6 +200,7 @@ export function start(model) {
       let seen = 0;
       let told = null;
       for (const i of names.map((_, k) => k).filter((k) => known[k] !== null)) {
+        if (drawing !== mine) break;
         told = await ask(`sessions/${session}/observe`, { name: names[i], value: known[i] });
         chart.data.datasets[0].data.push({ x: ++seen, y: told.running_nats });
       }

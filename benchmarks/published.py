@@ -1,0 +1,72 @@
+"""Baselines against what their authors published: `python -m benchmarks.published --data FOLDER [--minutes M]`.
+
+Binary sets of the NADE papers, with their own splits: every model is trained, chosen by all validation rows and scored
+on all test rows. Each result is a file in results/published; what is there already is not measured again.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import compare
+from benchmarks.machine import RESULTS
+from benchmarks.tables.density import markdown
+from deformer import load_source
+from deformer.train.process import keep_memory
+
+SETS = ("adult", "mushrooms", "dna")
+# Our model, what of its result is compared, and the published column.
+ROWS = (
+    ("NADE", "nll", "NADE fixed order"),
+    ("DeepNADE", "nll", "NADE OA 2 layers (one order)"),
+    ("DeepNADE", "ensemble", "EoNADE 16 orders (OA)"),
+    ("MADE, one order", "nll", "MADE"),
+    ("MADE, 32 orders", "ensemble", "MADE mask sampling"),
+)
+ORDERS = {"MADE, 32 orders": 32}
+
+
+def table(results: dict[str, dict[str, Any]], cited: dict[str, dict[str, str]]) -> str:
+    """Write our test NLL in nats, the published one, and how far ours lies above it."""
+    lines = []
+    for name in cited:
+        for model, what, column in ROWS:
+            if (result := results.get(f"{name} {model}")) is not None:
+                ours, theirs = result[what], float(cited[name][column])
+                gap = f"{100 * (ours / theirs - 1):+.1f} %"
+                lines.append([name, column, f"{theirs:.2f}", f"{ours:.2f} +- {result['error']:.2f}", gap])
+    return markdown(["data set", "published model", "published", "ours", "difference"], lines)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds uci_binary/")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training at most, per model")
+    parser.add_argument("--only", nargs="*", choices=SETS, default=SETS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=RESULTS / "published")
+    chosen = parser.parse_args(words)
+    torch.set_num_threads(chosen.threads)
+    keep_memory()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    for name in chosen.only:
+        source = load_source(str(chosen.data / "uci_binary" / f"{name}.npz"))
+        for model in dict.fromkeys(model for model, _, _ in ROWS):
+            path = chosen.output / f"{name} {model}.json"
+            if not path.exists():
+                result = compare.measure(model, source, chosen.minutes, 10**9, ORDERS.get(model, 16), 10**9)
+                path.write_text(json.dumps(result, indent=2) + "\n")
+                print(f"{name}, {model}: {result['nll']:.2f}", flush=True)
+    results = {p.stem: json.loads(p.read_text()) for p in chosen.output.glob("*.json")}
+    with (chosen.data / "uci_binary" / "published.csv").open(newline="") as file:
+        cited = {line["file"]: line for line in csv.DictReader(file)}
+    (chosen.output / "table.md").write_text(table(results, cited))
+    print(table(results, cited))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What models share that predict any feature from any set of others: one network run for each conditional."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deformer.baselines.baseline import Baseline, Batch
+from deformer.data.orders import random_orders
+from deformer.data.table import as_rows
+from deformer.nn.heads import Conditionals
+
+
+class AnyOrderBaseline(Baseline):
+    """A model of p(any feature | any set of known ones).
+
+    Attributes:
+        rows_at_once: How many rows its network is given at a time in scoring.
+    """
+
+    rows_at_once = 8192
+
+    @abstractmethod
+    def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
+        """Give p(asked | known) for each row; of all features in column order if none are named."""
+
+    def orders(self, n: int, draws: torch.Generator) -> Tensor:
+        return random_orders(torch.ones(n, len(self.schema), dtype=torch.bool), draws)
+
+    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
+        """Predict all features behind a random place of an order; D / (D - c) makes their mean a row's NLL."""
+        n, d = x.shape
+        n_known = torch.randint(d, (n, 1), generator=draws)
+        known = (self.orders(n, draws).argsort(-1) < n_known).to(x.dtype)
+        terms = self.conditionals(x, known).log_prob(x) * (1 - known)
+        return -(terms.sum(-1) * d / (d - n_known[:, 0])).mean()
+
+    def terms(self, x: Batch, orders: Tensor) -> Batch:
+        """Run the network once for each feature of each row, many at a time."""
+        n, d = x.shape
+        place, out = orders.argsort(-1), torch.empty_like(x)
+        for start in range(0, n * d, self.rows_at_once):
+            flat = torch.arange(start, min(start + self.rows_at_once, n * d))
+            row, feature = flat // d, flat % d
+            known = (place[row] < place[row, feature][:, None]).to(x.dtype)
+            own = self.conditionals(x[row], known, feature[:, None])
+            out[row, feature] = own.log_prob(x[row, feature][:, None])[:, 0]
+        return out
+
+    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+        nothing = torch.zeros(orders.shape, dtype=self.dtype)
+        return self._fill(nothing, orders, torch.zeros(len(orders), dtype=torch.long), draws)
+
+    def _fill(self, x: Batch, orders: Tensor, n_known: Int[Tensor, "batch"], draws: torch.Generator) -> Batch:
+        """Draw whatever each row's order puts behind the features that it has."""
+        x, rows = x.clone(), torch.arange(len(x))
+        known = (orders.argsort(-1) < n_known[:, None]).to(x.dtype)
+        for k in range(int(n_known.min()), x.shape[1]):
+            feature, open_ = orders[:, k], n_known <= k
+            drawn = self.conditionals(x, known, feature[:, None]).sample(draws)[:, 0].to(x.dtype)
+            x[rows, feature] = torch.where(open_, drawn, x[rows, feature])
+            known[rows, feature] = 1.0
+        return x
+
+    @torch.no_grad()
+    def impute(self, values: Any, draws: torch.Generator) -> Batch:
+        """Draw missing values jointly, given what each row has."""
+        rows = as_rows(values, self.schema)
+        orders = random_orders(rows.observed, draws)
+        return self._fill(rows.values.to(self.dtype), orders, rows.observed.sum(-1), draws)

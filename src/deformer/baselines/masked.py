@@ -1,0 +1,53 @@
+"""A Transformer that predicts a set of features given a set, all tokens seeing all others: masked, not causal."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from deformer.baselines.any_order import AnyOrderBaseline
+from deformer.baselines.baseline import Batch
+from deformer.config import ModelConfig
+from deformer.data.schema import Schema
+from deformer.data.table import Rows
+from deformer.nn.attention import attend
+from deformer.nn.heads import Conditionals
+from deformer.nn.model import DEformer
+
+
+class MaskedTransformer(AnyOrderBaseline):
+    """The DEformer's tokens, blocks and heads, with full attention among one token for each feature.
+
+    A known feature's token holds its value, any other asks for it. What is observed changes every token, so nothing can
+    be kept from one observation to the next, and scoring a row takes as many passes as it has features.
+
+    Args:
+        config: The shape of the network; its wiring and neighbourhood do not matter.
+
+    Example:
+        >>> from deformer import Binary, table_schema
+        >>> model = MaskedTransformer(table_schema([Binary()] * 3), ModelConfig(d_model=8, n_heads=1))
+        >>> model.log_prob([[0, 1, 1]], torch.tensor([2, 0, 1])).shape
+        torch.Size([1])
+    """
+
+    def __init__(self, schema: Schema, config: ModelConfig | None = None) -> None:
+        super().__init__(schema)
+        whole = DEformer(schema, config)
+        self.tokens, self.blocks, self.norm = whole.tokens, whole.backbone.blocks, whole.backbone.norm
+        self.rotary, self.head = whole.rotary, whole.head
+        self.rows_at_once = max(1, 2**16 // len(schema))
+
+    def start(self, rows: Rows) -> None:
+        self.head.fit_marginals(rows.values, rows.observed)
+
+    def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
+        features = torch.arange(x.shape[1]).expand(x.shape)
+        turns = None if self.rotary is None else self.rotary(features, x.dtype)
+        h = torch.where(known[..., None] > 0, self.tokens.u(features, x), self.tokens.z(features))
+        for block in self.blocks:
+            y = block.enter(h)  # type: ignore[operator]
+            h = block.leave(h, attend(block.ask(y, turns), *block.tell(y, turns)))  # type: ignore[operator]
+        if asked is not None:
+            h, features = h.gather(1, asked[..., None].expand(-1, -1, h.shape[2])), asked
+        answer: Conditionals = self.head(self.norm(h), features)
+        return answer
