@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deformer import DEformerDensity
+from deformer.api import tables
 from deformer.data.files import read_arrays
 
 DEBD = ("nltcs", "plants", "baudio", "jester", "accidents", "dna")
@@ -31,12 +32,13 @@ def measure(path: Path, minutes: float) -> dict[str, Any]:
     density, start = DEformerDensity(minutes=minutes, random_state=0, device="cpu"), time.monotonic()
     density.fit(parts["train"], X_val=parts["valid"])
     spent = (time.monotonic() - start) / 60
-    ensemble = density.score_samples(parts["test"], N_ORDERS, "ensemble")
-    mean = density.score_samples(parts["test"], N_ORDERS, "mean")
+    per_order = tables.terms(density.table_, parts["test"], N_ORDERS)[0].sum(-1)
+    ensemble, mean = tables.combined(per_order, "ensemble"), tables.combined(per_order, "mean")
     return {
         **{"rows": {name: len(part) for name, part in parts.items()}, "features": parts["train"].shape[1]},
         **{
             "minutes": spent,
+            "curve": [[p.minutes, p.validation_nll] for p in density.history_.points],
             "orders": N_ORDERS,
             "parameters": sum(p.numel() for p in density.table_.model.parameters()),
         },

@@ -128,10 +128,10 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
 
 def test_a_cycle_that_brings_nothing_is_the_last() -> None:
     rows = stripes()
-    still = dataclasses.replace(STEPS, steps=70, cycles=3, lr=1e-30, muon_lr=1e-30)
+    still = dataclasses.replace(STEPS, steps=70, cycles=3, lr=1e-30, muon_lr=1e-30, warmup_steps=2)
     history = fit(new_model(), rows[:150], still, validation=rows[150:])
     assert (history.stopped, history.points[-1].step) == ("patience", 30)
-    moving = dataclasses.replace(still, lr=1e-3, muon_lr=1e-2, steps=28)
+    moving = dataclasses.replace(still, lr=1e-3, muon_lr=1e-2, steps=28, warmup_steps=100)
     history = fit(new_model(), rows[:150], moving, validation=rows[150:])
     assert (history.stopped, history.points[-1].step) == ("done", 28)
     assert {4, 12, 28} <= {p.step for p in history.points}

@@ -77,6 +77,7 @@ def table_training(
         lr=2e-3,
         muon_lr=1e-2,
         weight_decay=0.1,
+        warmup_steps=50,
         dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
         noise=min(0.1, 2 / n_rows**0.5),
         cycles=3 if n_rows * n_features < 3_000_000 else 1,

@@ -239,10 +239,13 @@ class State:
         if not model.two_stream:
             state = self.observe(feature, value, present)
             return state, state.predict(asked)
-        evidence, around = model.tell_neighbours(self.evidence, feature, value, present)
-        pair = torch.cat([model.tokens.u(feature, value) + around, model.queries(asked, evidence)], 1)
-        cache = self.cache.grow(1, present, self.room + 1)
-        turns = model._turns(torch.cat([feature, asked], 1))
+        both, evidence = torch.cat([feature, asked], 1), self.evidence
+        pair = torch.cat([model.tokens.u(feature, value), model.tokens.z(asked)], 1)
+        if model.neighbours is not None and evidence is not None:
+            now = torch.arange(evidence.length, evidence.length + 2, device=model.device)
+            evidence = model.neighbours.add(evidence, feature, value, present)
+            pair = pair + model.neighbours(both, evidence, now)  # the observation is not told of itself
+        cache, turns = self.cache.grow(1, present, self.room + 1), model._turns(both)
         conditionals: Conditionals = model.head(model.backbone.extend(pair, turns, group=2, cache=cache), asked)
         return dataclasses.replace(self, cache=cache, evidence=evidence), conditionals
 

@@ -329,7 +329,8 @@ class _Fitting:
         state, config = self.state, self.config
         if config.patience is not None and state.since_best >= config.patience:
             return True
-        if config.cycles == 1 or self.validation is None or not self._ends_cycle(done):
+        barely_warm = state.step < 5 * config.warmup_steps
+        if config.cycles == 1 or self.validation is None or barely_warm or not self._ends_cycle(done):
             return False
         before, state.cycle_best = state.cycle_best, state.best_nll
         return not state.best_nll < before
