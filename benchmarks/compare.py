@@ -130,12 +130,11 @@ def ours(network: dict[str, Any], orders: str = "random") -> Callable[[Source], 
     """Make a DEformer; on few rows it learns by the recipe of tables, which guards against overfitting."""
 
     def make(source: Source) -> Contender:
-        training: dict[str, Any] = {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}
-        if len(source.train) < FEW_ROWS:
-            size = (len(source.train), len(source.schema))
-            recipe = asdict(table_training(*size, None, None, None, 0))
-            training = {**recipe, "epochs": None}
-        return Ours(source.schema, network, training, orders)
+        n_rows, n_features = len(source.train), len(source.schema)
+        if n_rows < FEW_ROWS:
+            recipe = table_training(n_rows, n_features, minutes=None, epochs=None, steps=None, seed=0)
+            return Ours(source.schema, network, {**asdict(recipe), "epochs": None}, orders)
+        return Ours(source.schema, network, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
 
     return make
 
@@ -242,9 +241,9 @@ def main(words: list[str] | None = None) -> None:
     source = with_parts(load_source(chosen.source), 0)
     folder = chosen.output / folder_of(chosen.source, chosen.minutes)
     folder.mkdir(parents=True, exist_ok=True)
+    required = wanted(source, chosen.rows, chosen.orders)
     for name in chosen.models:
         path = folder / f"{name}.json"
-        required = wanted(source, chosen.rows, chosen.orders)
         if path.exists() and (done := json.loads(path.read_text()))["wanted"] == required:
             print(f"{name}: {done['nll']:.2f} +- {done['error']:.2f}, measured before")
             continue

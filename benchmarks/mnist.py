@@ -91,11 +91,17 @@ def paper_split(seed: int = 0) -> tuple[Rows, Rows]:
     return split(rows, 0.02, generator(seed, "held out"))
 
 
-def pack(directory: Path) -> None:
-    """Write the newest checkpoint without its best weights, small enough to travel to another machine."""
+def checkpoint_in(directory: Path) -> Path:
+    """Find the newest checkpoint, or end with a message."""
     path = newest(directory)
     if path is None:
         raise SystemExit(f"{directory} holds no checkpoint.")
+    return path
+
+
+def pack(directory: Path) -> None:
+    """Write the newest checkpoint without its best weights, small enough to travel to another machine."""
+    path = checkpoint_in(directory)
     tensors, header = read_tensors(path)
     slim = {name: t for name, t in tensors.items() if not name.startswith("best.")}
     write_tensors(PIECE, slim, {**header, "run": {**header["run"], "best_nll": math.inf}})
@@ -115,9 +121,7 @@ def grow(directory: Path, output: Path, changes: dict[str, Any]) -> None:
     Optimisers begin anew, and so does the choice of the best weights.
     """
     unpack(directory)
-    path = newest(directory)
-    if path is None:
-        raise SystemExit(f"{directory} holds no checkpoint.")
+    path = checkpoint_in(directory)
     small = load(path)
     tensors, header = read_tensors(path)
     large = new_model(small.schema, dataclasses.replace(small.config, **changes), seed=1)
@@ -161,9 +165,7 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
 
 def ship(directory: Path, folder: Path = WEIGHTS) -> None:
     """Write the averaged weights of the newest checkpoint as the model that ships, with its card."""
-    path = newest(directory)
-    if path is None:
-        raise SystemExit(f"{directory} holds no checkpoint.")
+    path = checkpoint_in(directory)
     tensors, header = read_tensors(path)
     model, run, training = load(path), header["run"], header["training"]
     prefix = "training.average."

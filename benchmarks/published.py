@@ -5,7 +5,6 @@ on all test rows. Each result is a file in results/published; what is there alre
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from benchmarks import compare
 from benchmarks.machine import RESULTS
-from benchmarks.tables.density import markdown
+from benchmarks.tables.density import markdown, published
 from deformer import load_source
 from deformer.train.process import keep_memory
 
@@ -62,10 +61,9 @@ def main(words: list[str] | None = None) -> None:
                 path.write_text(json.dumps(result, indent=2) + "\n")
                 print(f"{name}, {model}: {result['nll']:.2f}", flush=True)
     results = {p.stem: json.loads(p.read_text()) for p in chosen.output.glob("*.json")}
-    with (chosen.data / "uci_binary" / "published.csv").open(newline="") as file:
-        cited = {line["file"]: line for line in csv.DictReader(file)}
-    (chosen.output / "table.md").write_text(table(results, cited))
-    print(table(results, cited))
+    written = table(results, published(chosen.data, "uci_binary"))
+    (chosen.output / "table.md").write_text(written)
+    print(written)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_probabilities_sum_to_one_and_are_those_of_draws(name: str) -> None:
     for code in range(probabilities.shape[1]):
         share = (values == p.column.decode(np.array([float(code)]))[0]).mean(1)
         np.testing.assert_allclose(share, probabilities[:, code], atol=0.02)
-    values_of_one_code = p.column.likeliest_first() if isinstance(p.column, Labels) else 1.0
+    values_of_one_code = p.column.largest_shares() if isinstance(p.column, Labels) else 1.0
     likeliest = (probabilities * values_of_one_code).argmax(1).astype(float)
     assert (p.mode() == p.column.decode(likeliest)).all()
 

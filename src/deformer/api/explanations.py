@@ -60,8 +60,8 @@ def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
     """Explain every row of a table."""
     codec = table.codec
     frame = codec.frame_of(values).reindex(columns=list(codec.names))
-    per_order, rows = tables.terms(table, values, n_orders)
-    _, log_base = codec.encode(values)
+    rows, log_base = codec.encode(values)
+    per_order = tables.terms_of(table, rows, log_base, n_orders)
     missing, names, questions = ~rows.observed.numpy(), list(codec.names), tables.expectations(table)
     nats, expected = np.zeros(missing.shape), {}
     for i, name in enumerate(names):

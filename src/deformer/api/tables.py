@@ -163,12 +163,20 @@ def terms(
 ) -> tuple[Floats, Rows]:
     """Give the log-probability of every value under every order: (orders, rows, features) in nats, 0 where missing."""
     rows, log_base = table.codec.encode(values)
+    return terms_of(table, rows, log_base, n_orders, targets, given), rows
+
+
+def terms_of(
+    table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None = None, given: Names = ()
+) -> Floats:
+    """Give what `terms` does of rows that are encoded already."""
     scored = log_base.new_zeros(log_base.shape[1]).bool()
     scored[rows.schema.index(rows.schema.names if targets is None else targets)] = True
     scored[rows.schema.index(given)] = False
     asked = sequences(table, n_orders)
     parts = [log_prob_terms(table.model, rows, sequence=s, targets=targets, given=given).double() for s in asked]
-    return (torch.stack(parts) + log_base * scored).numpy(), rows
+    per_order: Floats = (torch.stack(parts) + log_base * scored).numpy()
+    return per_order
 
 
 def log_prob(

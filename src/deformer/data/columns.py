@@ -86,7 +86,7 @@ class Labels:
         shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
         return codes, np.array(shares, dtype=np.float64)
 
-    def likeliest_first(self) -> Codes:
+    def largest_shares(self) -> Codes:
         """Give, for each code, the largest share of its probability that one value has: 0 where none was ever seen."""
         shares = np.ones(len(self.labels) + 1)
         shares[-1] = self.others[0][1] / sum(n for _, n in self.others) if self.others else 0.0

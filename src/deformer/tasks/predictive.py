@@ -83,7 +83,7 @@ class Predictive:
     def mode(self) -> Values:
         """Give the likeliest value; of numbers, the likeliest of those that single orders find."""
         if getattr(self.column.domain, "n_labels", None) is not None:
-            shares = self.column.likeliest_first() if isinstance(self.column, Labels) else 1.0
+            shares = self.column.largest_shares() if isinstance(self.column, Labels) else 1.0
             return self.column.decode((self.probabilities() * shares).argmax(1).astype(np.float64))
         found = self._by_order(self.conditionals.mode())
         best = np.stack([self.log_prob_of_codes(codes) for codes in found]).argmax(0)

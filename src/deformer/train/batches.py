@@ -66,11 +66,15 @@ def draw_batch(
     return Batch(laid, permute(picked.values, laid), permute(picked.observed, laid))
 
 
-def with_noise(batch: Batch, schema: Schema, size: float, generator: torch.Generator) -> Batch:
-    """Add Gaussian noise to continuous values, `size` times the scale of their domain."""
-    spread = torch.tensor([f.domain.scale if isinstance(f.domain, Continuous) else 0.0 for f in schema.features])
+def spreads(schema: Schema) -> Float[Tensor, "features"]:
+    """Give the scale of every continuous feature's domain, and 0 for all others."""
+    return torch.tensor([f.domain.scale if isinstance(f.domain, Continuous) else 0.0 for f in schema.features])
+
+
+def with_noise(batch: Batch, deviations: Float[Tensor, "features"], generator: torch.Generator) -> Batch:
+    """Add Gaussian noise to values, by the deviation of each feature."""
     noise = torch.randn(batch.values.shape, generator=generator, dtype=torch.float64)
-    return Batch(batch.features, batch.values + size * spread[batch.features] * noise, batch.scored)
+    return Batch(batch.features, batch.values + deviations[batch.features] * noise, batch.scored)
 
 
 def _chosen(

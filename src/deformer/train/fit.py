@@ -26,7 +26,7 @@ from deformer.errors import InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
-from deformer.train.batches import draw_batch, marginal_entropies, with_noise
+from deformer.train.batches import draw_batch, marginal_entropies, spreads, with_noise
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
@@ -192,6 +192,7 @@ class _Fitting:
         self.model, self.rows, self.config, self.directory, self.fabric = model, rows, config, directory, fabric
         picked = generator(config.seed, "validation rows")
         self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
+        self.noise = config.noise * spreads(rows.schema)
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
         self.state = Run()
 
@@ -228,15 +229,16 @@ class _Fitting:
             loss = self._step(loss_of, done)
             state.minutes, stopping = self._agree((time.monotonic() - before) / 60, float(asked.is_set()))
             bar.show(self._done(), loss, state.step, state.rows_seen)
-            if self._is_due(done):
+            ended = self._ends_cycle(done)
+            if ended or self._is_due(done):
                 point = self._validate()
                 state.validation_took = self._agree((time.monotonic() - before) / 60 - state.minutes)[0]
                 state.validated_at = state.minutes + state.validation_took
                 log.write(point, state.points)
                 bar.validated(point.validation_nll)
-                if self._is_futile(done):
+                if self._is_futile(ended):
                     return "patience"
-                if self._ends_cycle(done) and self._done() < 1:
+                if ended and self._done() < 1:
                     self._go_on_from_best()
             every = config.checkpoint_steps
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
@@ -269,7 +271,7 @@ class _Fitting:
         seen = (state.step, state.rows_seen)
         batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
         if config.noise:
-            batch = with_noise(batch, self.model.schema, config.noise, generator(config.seed, "noise", state.step))
+            batch = with_noise(batch, self.noise, generator(config.seed, "noise", state.step))
         rank, n_parts = self.fabric.global_rank, self.fabric.world_size
         count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
         own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))
@@ -307,13 +309,11 @@ class _Fitting:
                 self.state.average[name] = p.clone()
 
     def _is_due(self, done: float) -> bool:
-        """Validate when a cycle ends, and every so many steps or, by the clock, at every twentieth of a run.
+        """Validate every so many steps or, where the clock decides, at every twentieth of a run.
 
         Under the clock validation may take a tenth of the time at most.
         """
         every, config, state = self.config.validate_every, self.config, self.state
-        if self._ends_cycle(done):
-            return True
         if every is None and config.steps is not None:
             every = max(1, config.steps // 20)
         if every is not None:
@@ -324,13 +324,13 @@ class _Fitting:
     def _ends_cycle(self, done: float) -> bool:
         return any(done < end <= self._done() for end in cycle_ends(self.config))
 
-    def _is_futile(self, done: float) -> bool:
+    def _is_futile(self, ended: bool) -> bool:
         """Say whether validations, or a whole cycle of several, have brought nothing better."""
         state, config = self.state, self.config
         if config.patience is not None and state.since_best >= config.patience:
             return True
         barely_warm = state.step < 5 * config.warmup_steps
-        if config.cycles == 1 or self.validation is None or barely_warm or not self._ends_cycle(done):
+        if not ended or config.cycles == 1 or self.validation is None or barely_warm:
             return False
         before, state.cycle_best = state.cycle_best, state.best_nll
         return not state.best_nll < before

@@ -80,9 +80,9 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Give the log-likelihood of each row in nats; higher is more normal."""
         sent, table = await _read(request, wire.ScoreRequest)
         frame = await service.frame(sent.rows, table)
+        per_row = service.afford(len(frame), sent.n_orders)
         found = await service.in_pieces(
-            lambda start, end: service.scores.ask((frame[start:end], sent.n_orders)),
-            *(len(frame), service.afford(len(frame), sent.n_orders)),
+            lambda start, end: service.scores.ask((frame[start:end], sent.n_orders)), len(frame), per_row
         )
         scores, parts = ([one for piece in found for one in piece[k]] for k in (0, 1))
         terms = parts if sent.terms else [None] * len(scores)
@@ -109,7 +109,8 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
             lambda start, end: service.calls.ask(
                 lambda: engine.impute(frame[start:end], sent.strategy, sent.n_imputations, sent.seed + start)
             ),
-            *(len(frame), per_row),
+            len(frame),
+            per_row,
         )
         filled = [[row for piece in pieces for row in piece[i]] for i in range(sent.n_imputations)]
         return await _answer(
@@ -123,9 +124,11 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Say how much each value surprises, and what was expected in its place."""
         sent, table = await _read(request, wire.ExplainRequest)
         frame = await service.frame(sent.rows, table)
+        per_row = service.afford(len(frame), sent.n_orders + len(engine.table.codec.names))
         pieces = await service.in_pieces(
             lambda start, end: service.calls.ask(lambda: engine.explain(frame[start:end], sent.n_orders)),
-            *(len(frame), service.afford(len(frame), sent.n_orders + len(engine.table.codec.names))),
+            len(frame),
+            per_row,
         )
         rows = [row for piece in pieces for row in piece]
 
@@ -138,9 +141,11 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     @router.post("/sample", response_model=wire.SampleAnswer)
     async def sample(sent: wire.SampleRequest) -> Any:
         """Draw rows from the model, keeping what is given."""
+        per_row = service.afford(sent.n, DRAWN)
         pieces = await service.in_pieces(
             lambda start, end: service.calls.ask(lambda: engine.sample(end - start, sent.given, sent.seed + start)),
-            *(sent.n, service.afford(sent.n, DRAWN)),
+            sent.n,
+            per_row,
         )
         return {"rows": [row for piece in pieces for row in piece]}
 
