@@ -146,13 +146,14 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
     """Train, or go on training, on all rows but the test rows, and write the weights when the time is up."""
     network, training = split_changes(changes)
     if preset == "paper":
-        config, shape = paper_training(**training), dataclasses.replace(paper_config(), **network)
+        config, shape = paper_training(**training), paper_config()
     else:
-        config, shape = TrainConfig(**{**SHIPPED_TRAINING, **training}), ModelConfig(**network)
-    rows, held_out = paper_split()
-    model = new_model(rows.schema, shape, config.seed)
-    if preset == "shipped":
         unpack(directory)
+        path = newest(directory)
+        config = TrainConfig(**{**SHIPPED_TRAINING, **training})
+        shape = ModelConfig() if path is None else load(path).config
+    rows, held_out = paper_split()
+    model = new_model(rows.schema, dataclasses.replace(shape, **network), config.seed)
     shown = sys.stderr.isatty()
     history = fit(model, rows, config, validation=held_out, directory=directory, resume=True, progress=shown)
     last = history.points[-1] if history.points else None

@@ -4,37 +4,43 @@ The n-th observation of a session against scoring the whole prefix again, and ob
 and for many at once. The default model on 28 x 28 binary images; its weights do not matter to the time.
 """
 
+from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.machine import circumstances, paired, run, seconds
+from benchmarks.machine import circumstances, run, seconds
 from deformer import Binary, DEformer, Session, SessionPool, generator, image_schema, log_prob
 
 
-def growth(model: DEformer, lengths: tuple[int, ...], runs: int) -> dict[str, Any]:
-    """Time the n-th observation, and a pass over all n values, in turn."""
-    n_features = len(model.schema)
+def growth(model: DEformer, lengths: tuple[int, ...], runs: int, in_a_row: int) -> dict[str, Any]:
+    """Time the last observations of n that arrive one after the other, and a pass over all n, in turn."""
+    n_features, names = len(model.schema), model.schema.names
     order = torch.randperm(n_features, generator=generator(0))
     row = (torch.rand(1, n_features, generator=generator(1)) < 0.13).float()
-    names, results = model.schema.names, {}
+    results = {}
     for n in lengths:
-        told = [names[i] for i in order[: n - 1].tolist()]
-        codes = [float(row[0, i]) for i in order[: n - 1].tolist()]
-        last = int(order[n - 1])
-        told_all = {"features": model.schema.index(told), "codes": codes, "running_nats": 0.0, "expected_nats": 0.0}
-        sessions = [Session(model) for _ in range(runs + 1)]  # each takes its n-th value once, as in use
-        for session in sessions:
-            session.restore(told_all)
+        told, new = order[: n - in_a_row], order[n - in_a_row : n].tolist()
+        before = {"features": told.tolist(), "codes": row[0, told].tolist(), "running_nats": 0.0, "expected_nats": 0.0}
+        pairs = []
+        for _ in range(runs):
+            session = Session(model)
+            session.restore(before)
+            times = [seconds(lambda i=i, s=session: s.observe(names[i], float(row[0, i]))) for i in new]
+            pairs.append((median(times), seconds(lambda n=n: log_prob(model, row, orders=order[:n]))))
+        one, again = (1000 * median(times) for times in zip(*pairs, strict=True))
+        ratio = median(whole / single for single, whole in pairs)
+        results[str(n)] = {"observation_ms": one, "prefix_ms": again, "ratio": ratio}
+    return results
 
-        def one_value(sessions: list[Session] = sessions, last: int = last) -> None:
-            sessions.pop().observe(names[last], float(row[0, last]))
 
-        def whole_prefix(n: int = n) -> None:
-            log_prob(model, row, orders=order[:n])
-
-        one, again, ratio = paired(one_value, whole_prefix, runs)
-        results[str(n)] = {"observation_ms": 1000 * one, "prefix_ms": 1000 * again, "ratio": ratio}
+def by_threads(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Measure on one thread, as a service with a process per core would run, and on all threads."""
+    most, results = torch.get_num_threads(), {}
+    for n in sorted({1, most}):
+        torch.set_num_threads(n)
+        results[str(n)] = measure()
     return results
 
 
@@ -63,7 +69,7 @@ def measure(quick: bool) -> dict[str, Any]:
     one = throughput(model, 1, 8 if quick else 100)
     many = throughput(model, 10 if quick else 1000, 4 if quick else 100)
     return {
-        "growth": growth(model, lengths, 1 if quick else 15),
+        "growth_by_threads": by_threads(lambda: growth(model, lengths, 1 if quick else 9, 3 if quick else 8)),
         "one_session": one,
         "many_sessions": many,
         "batched_ratio": many["observations_per_second"] / one["observations_per_second"],

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 from tests.models import mixed, small_model
 
@@ -176,14 +177,14 @@ def test_targets_are_asked_about_once_and_bounded(client: TestClient) -> None:
         ("score", {"rows": [{"size": 1.0}, {"colour": 3}]}, 400, ["rows", 1, "colour"]),
         ("score", {"rows": [{"size": "wide"}]}, 400, ["rows", 0, "size"]),
         ("score", {"rows": [{"sold": "yesterday"}]}, 400, ["rows", 0, "sold"]),
-        ("score", {"rows": []}, 422, ["body", "rows"]),
-        ("score", {"rows": [{}], "n_orders": 0}, 422, ["body", "n_orders"]),
-        ("score", {"rows": [{}], "colour": 0}, 422, ["body", "colour"]),
+        ("score", {"rows": []}, 422, ["rows"]),
+        ("score", {"rows": [{}], "n_orders": 0}, 422, ["n_orders"]),
+        ("score", {"rows": [{}], "colour": 0}, 422, ["colour"]),
         ("score", {"rows": [{"size": 1}] * 101}, 413, None),
         ("sample", {"n": 101}, 413, None),
         ("impute", {"rows": [{}], "strategy": "mean", "n_imputations": 2}, 400, ["n_imputations"]),
         ("conditional", {"row": {}, "targets": ["colour"]}, 400, ["targets", 0]),
-        ("conditional", {"row": {"kind": [1]}}, 422, ["body", "row", "kind", "bool"]),
+        ("conditional", {"row": {"kind": [1]}}, 422, ["row", "kind", "bool"]),
         ("sessions", {"snapshot": "../outside"}, 404, None),
         ("score", {"rows": [{"size": 10**400}]}, 400, ["rows", 0, "size"]),
         ("score", {"rows": [{"size": 1e300}]}, 400, ["rows", 0, "size"]),
@@ -214,6 +215,21 @@ def test_bodies_are_bounded_and_types_are_known(table: TableModel) -> None:
         assert client.post("/v1/score", content=b"{", headers={"content-type": "application/json"}).status_code == 422
         broken = client.post("/v1/score", content=b"PAR1", headers={"content-type": "application/vnd.apache.parquet"})
         assert broken.status_code == 400
+
+
+def test_a_body_that_does_not_arrive_is_given_up(table: TableModel) -> None:
+    async def never() -> Message:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    answers: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        answers.append(message)
+
+    where = {"method": "POST", "path": "/v1/score", "query_string": b"", "server": ("testserver", 80)}
+    scope = {"type": "http", "headers": [(b"content-type", b"application/json")], **where}
+    asyncio.run(make_app(Engine(table, "houses"), limits=Limits(seconds=0.05))(scope, never, keep))
+    assert answers[0]["status"] == 408
 
 
 def test_a_session_follows_its_row(client: TestClient, table: TableModel) -> None:

@@ -71,13 +71,13 @@ def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path) ->
 def test_a_network_grows_without_forgetting(source: Source, tmp_path: Path) -> None:
     changes = {**TINY, "minutes": 5.0, "averaging": 0.5}
     mnist.train("shipped", tmp_path / "small", tmp_path / "s.safetensors", changes)
-    larger = {"n_layers": 3, "content_layers": 0, "d_ff": 96}
-    mnist.grow(tmp_path / "small", tmp_path / "large", larger)
+    mnist.grow(tmp_path / "small", tmp_path / "large", {"n_layers": 3, "content_layers": 0, "d_ff": 96})
     small, large = (load(newest(tmp_path / name) or tmp_path).eval() for name in ("small", "large"))
     assert large.config.n_layers == 3
     rows, order = source.train.values[:5], torch.arange(16).expand(5, 16)
     torch.testing.assert_close(*(m(order, rows).log_prob(rows) for m in (small, large)), rtol=0, atol=1e-5)
-    mnist.train("shipped", tmp_path / "large", tmp_path / "l.safetensors", {**changes, **larger, "steps": 20})
+    training = {name: value for name, value in changes.items() if name not in ("d_model", "n_layers")}
+    mnist.train("shipped", tmp_path / "large", tmp_path / "l.safetensors", {**training, "steps": 20})
     assert read_notes(tmp_path / "l.safetensors")["steps"] == 20
 
 

@@ -26,7 +26,7 @@ class Rotary(nn.Module):
         RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021), https://arxiv.org/abs/2104.09864
     """
 
-    angles: Tensor
+    turns: Tensor
 
     def __init__(self, coordinates: Float[Tensor, "features axes"], head_width: int, base: float) -> None:
         super().__init__()
@@ -35,15 +35,15 @@ class Rotary(nn.Module):
         speeds = base ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
         centre = coordinates.double().mean(0, keepdim=True)  # where what has no place is taken to be
         angles = (torch.cat([coordinates.double(), centre])[..., None] * speeds).flatten(1)
-        self.register_buffer("angles", F.pad(angles, (0, n_pairs - angles.shape[1])), persistent=False)
+        angles = F.pad(angles, (0, n_pairs - angles.shape[1]))
+        self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()], -1), persistent=False)
 
     def forward(self, features: Tensor, dtype: torch.dtype) -> Complex[Tensor, "batch rows pairs"]:
         """Look up turns; the number of features stands for the beginning of a row."""
-        few = features.numel() < len(self.angles)
-        angles = self.angles[features] if few else self.angles
-        angles = angles.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        turns = torch.polar(torch.ones_like(angles), angles)
-        return turns if few else turns[features]
+        precision = torch.float64 if dtype == torch.float64 else torch.float32
+        if features.numel() < len(self.turns):
+            return torch.view_as_complex(self.turns[features].to(precision))
+        return torch.view_as_complex(self.turns.to(precision))[features]
 
 
 def rotate(x: Heads, turns: Turns) -> Heads:

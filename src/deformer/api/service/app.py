@@ -258,6 +258,7 @@ def make_app(
         Guard,
         admission=admission or Admission(),
         limit=service.limits.body,
+        seconds=service.limits.seconds,
         count=service.requests,
         took=service.took,
     )

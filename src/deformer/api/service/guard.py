@@ -1,5 +1,6 @@
 """What stands before the application: who may ask, how long a body may be, and the count of what was asked."""
 
+import asyncio
 import hmac
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deformer.api.service import problems
-from deformer.api.service.problems import TooLarge
+from deformer.api.service.problems import TooLarge, TooSlow
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "testserver")
 
@@ -55,10 +56,18 @@ def _name_in(url: str) -> str | None:
 
 
 class Guard:
-    """ASGI middleware: refuses, bounds bodies, and counts and times requests by route."""
+    """ASGI middleware: refuses, bounds bodies, and counts and times requests by route.
 
-    def __init__(self, app: ASGIApp, admission: Admission, limit: int, count: Counter, took: Histogram) -> None:
-        self.app, self.admission, self.limit, self.count, self.took = app, admission, limit, count, took
+    Args:
+        limit: Bytes of a body.
+        seconds: In which a body must arrive.
+    """
+
+    def __init__(
+        self, app: ASGIApp, admission: Admission, limit: int, seconds: float, count: Counter, took: Histogram
+    ) -> None:
+        self.app, self.admission, self.limit, self.seconds = app, admission, limit, seconds
+        self.count, self.took = count, took
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -71,12 +80,17 @@ class Guard:
             else:
                 await send({"type": "websocket.close", "code": 1008, "reason": str(refusal.detail)})
             return
-        status, start, read = 500, time.perf_counter(), 0
+        status, start, read, more = 500, time.perf_counter(), 0, True
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, more
+            if not more:  # what follows the body is a client that goes away, whenever that may be
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), start + self.seconds - time.perf_counter())
+            except asyncio.TimeoutError:
+                raise TooSlow from None
+            read, more = read + len(message.get("body", b"")), message.get("more_body", False)
             if read > self.limit:
                 raise TooLarge
             return message

@@ -23,6 +23,13 @@ class TooLarge(HTTPException):
         super().__init__(413, "The request is larger than this service takes; ask for less at a time.")
 
 
+class TooSlow(HTTPException):
+    """A request did not arrive in time."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "The request did not arrive in time.", {"Connection": "close"})
+
+
 STATUS: dict[type[Exception], tuple[int, str, str]] = {
     NotThere: (404, "not_there", ""),
     Conflict: (409, "conflict", ""),
@@ -35,6 +42,7 @@ CODES = {
     403: "forbidden",
     404: "not_there",
     405: "not_allowed",
+    408: "too_slow",
     413: "too_large",
     415: "unknown_type",
 }
@@ -47,6 +55,8 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, RequestValidationError | ValidationError):
         first = error.errors()[0]
         status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
+        if isinstance(error, RequestValidationError):
+            field = field[1:]  # without "body" or "query"
     elif type(error) in STATUS:
         status, code, text = STATUS[type(error)]
         text = text or str(error)

@@ -165,6 +165,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         401: "No token, or a wrong one",
         403: "Asked by a name, or from a page, that is not the service's",
         404: "Not there",
+        408: "Did not arrive in time",
         409: "The session has that value already",
         413: "Too large",
         415: "Neither JSON nor CSV nor Parquet",

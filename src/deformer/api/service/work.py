@@ -34,7 +34,7 @@ class Limits:
         sessions: Open sessions, and snapshots kept.
         idle_seconds: After which an unused session makes room for a new one.
         waiting: Requests of a kind that wait for the model; more are answered 503.
-        seconds: Until a request is answered 504.
+        seconds: In which a request must arrive, lest it is answered 408, and in which it is answered, lest it is 504.
         memory: Bytes for the states of sessions.
     """
 
