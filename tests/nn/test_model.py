@@ -68,10 +68,15 @@ def test_observing_and_predicting_at_once_changes_nothing(schema: str, config: s
     state = apart = model.start(5, room=3).observe(order[:, :1], x[:, :1])
     for k, told in ((1, None), (2, present)):
         one, following = slice(k, k + 1), slice(k + 1, k + 2)
+        before = apart.predict(order[:, one]).log_prob(x[:, one])
+        asked = order[:, one], x[:, one], order[:, one], told
+        foreseeing, conditionals = state.observe_and_predict(*asked, foreseen=True)
+        torch.testing.assert_close(conditionals.log_prob(x[:, one]), before, rtol=0, atol=1e-12)
         apart = apart.observe(order[:, one], x[:, one], told)
-        state, conditionals = state.observe_then_predict(order[:, one], x[:, one], order[:, following], told)
+        state, conditionals = state.observe_and_predict(order[:, one], x[:, one], order[:, following], told)
         expected = apart.predict(order[:, following]).log_prob(x[:, following])
-        torch.testing.assert_close(conditionals.log_prob(x[:, following]), expected, rtol=0, atol=1e-12)
+        for seen in (conditionals, foreseeing.predict(order[:, following])):
+            torch.testing.assert_close(seen.log_prob(x[:, following]), expected, rtol=0, atol=1e-12)
     last = slice(4, 5)
     expected = apart.predict(order[:, last]).log_prob(x[:, last])
     torch.testing.assert_close(state.predict(order[:, last]).log_prob(x[:, last]), expected, rtol=0, atol=1e-12)

@@ -14,15 +14,15 @@ from torch import Tensor
 
 Queries = Float[Tensor, "batch heads rows width"]
 Keys = Float[Tensor, "batch heads keys width"]
-Present = Bool[Tensor, "batch keys"]
+Present = Bool[Tensor, "batch keys"] | Bool[Tensor, "batch rows keys"]
 
 # Above this many keys a block of probabilities no longer fits the caches, and the library kernel wins.
 BLOCKED_KEYS = 2048
 
 
 def attend(q: Queries, k: Keys, v: Keys, present: Present | None = None) -> Queries:
-    """Let every query see every present key."""
-    mask = None if present is None else present[:, None, None, :]
+    """Let every query see every present key, or those that are present to its row."""
+    mask = None if present is None else present[:, None, None, :] if present.ndim == 2 else present[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

@@ -140,27 +140,35 @@ class Backbone(nn.Module):
         return Cache.empty(c.n_layers, batch, c.n_heads, c.d_model // c.n_heads, like)
 
     def extend(
-        self, x: Tokens, turns: Turns, group: int = 1, cache: Cache | None = None, drop: Dropout | None = None
+        self,
+        x: Tokens,
+        turns: Turns,
+        group: int = 1,
+        cache: Cache | None = None,
+        drop: Dropout | None = None,
+        foreseen: bool = False,
     ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
         With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to
-        hold this content, the content is also written into it.
+        hold this content, the content is also written into it; of a single pair, `foreseen` hides it from the query.
         """
         told = None if turns is None else turns[:, ::group]
-        content = None
+        content, seen = None, None if cache is None else cache.present
+        if foreseen and cache is not None:
+            seen = cache.all_but_the_newest()
         for layer, block in self._layers():
             if layer == self.content_layers:  # from here on content is read, but changes no more
                 content, asked = x[:, ::group], slice(1, None, 2) if group == 2 else slice(0)
                 x, turns, group = x[:, asked], None if turns is None else turns[:, asked], 1
+                seen = seen[:, asked] if foreseen and seen is not None else seen
             y = block.enter(x)
             k, v = block.tell(y[:, ::group] if content is None else block.enter(content), told)
             if cache is not None:
                 cache.write(layer, k, v)
                 k, v = cache.read(layer)
             if x.shape[1]:
-                present = None if cache is None else cache.present
-                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, present), drop)
+                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, seen), drop)
         out: Tensor = self.norm(x)
         return out
 

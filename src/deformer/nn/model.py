@@ -227,26 +227,33 @@ class State:
         return conditionals
 
     @torch.no_grad()
-    def observe_then_predict(
+    def observe_and_predict(
         self,
         feature: Int[Tensor, "batch 1"],
         value: Shaped[Tensor, "batch 1"],
         asked: Int[Tensor, "batch 1"],
         present: Bool[Tensor, "batch 1"] | None = None,
+        *,
+        foreseen: bool = False,
     ) -> tuple["State", Conditionals]:
-        """Observe one feature and predict another; in "two_stream" the cache is read once for both."""
+        """Observe one feature and predict another one; in "two_stream" the cache is read once for both.
+
+        Args:
+            foreseen: Whether the prediction is that of before the observation, and may be of the same feature.
+        """
         model = self.model
         if not model.two_stream:
             state = self.observe(feature, value, present)
-            return state, state.predict(asked)
+            return state, (self if foreseen else state).predict(asked)
         both, evidence = torch.cat([feature, asked], 1), self.evidence
         pair = torch.cat([model.tokens.u(feature, value), model.tokens.z(asked)], 1)
         if model.neighbours is not None and evidence is not None:
-            now = torch.arange(evidence.length, evidence.length + 2, device=model.device)
+            now = evidence.length + torch.tensor([0, 1 - foreseen], device=model.device)
             evidence = model.neighbours.add(evidence, feature, value, present)
             pair = pair + model.neighbours(both, evidence, now)  # the observation is not told of itself
         cache, turns = self.cache.grow(1, present, self.room + 1), model._turns(both)
-        conditionals: Conditionals = model.head(model.backbone.extend(pair, turns, group=2, cache=cache), asked)
+        processed = model.backbone.extend(pair, turns, group=2, cache=cache, foreseen=foreseen)
+        conditionals: Conditionals = model.head(processed, asked)
         return dataclasses.replace(self, cache=cache, evidence=evidence), conditionals
 
     def select(self, rows: Tensor) -> "State":

@@ -149,9 +149,9 @@ class SessionPool:
         features = torch.tensor([[a.feature] for _, a in coded], device=device)
         codes = torch.tensor([[a.code] for _, a in coded], dtype=torch.float64, device=device)
         store, slots = self._cached([name for name, _ in coded])
-        state = store.take(slots, 1)
-        weighed = [w[:, 0].tolist() for w in weigh(state.predict(features), codes)]
-        store.put(slots, state.observe(features, codes), torch.ones_like(slots))
+        state, conditionals = store.take(slots, 1).observe_and_predict(features, codes, features, foreseen=True)
+        weighed = [w[:, 0].tolist() for w in weigh(conditionals, codes)]
+        store.put(slots, state, torch.ones_like(slots))
         surprises = []
         for (name, arrival), nats, entropy, tail in zip(coded, *weighed, strict=True):
             self._readings[name], surprise = self._readings[name].add(arrival, nats, entropy, tail, self.alarms)

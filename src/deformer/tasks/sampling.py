@@ -93,7 +93,7 @@ def _finish(model: DEformer, rows: Rows, orders: Tensor, generator: torch.Genera
         drawn = conditionals.sample(generator, temperature).to(values.dtype)
         values = torch.where(active, values.scatter(1, nth(step), drawn), values)
         if step + 1 < n_steps:
-            state, conditionals = state.observe_then_predict(nth(step), drawn, nth(step + 1), _unless_all(active))
+            state, conditionals = state.observe_and_predict(nth(step), drawn, nth(step + 1), _unless_all(active))
     return values
 
 

@@ -174,7 +174,6 @@ class Session:
     ) -> None:
         self.words, self.alarms, self.reading = Vocabulary.of(model, columns), alarms, Reading()
         self._state: State | None = model.start(1, room=len(model.schema))
-        self._newest: tuple[Tensor, Tensor] | None = None  # has arrived; observed with the next question, in one pass
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -187,22 +186,6 @@ class Session:
             raise InputError("This session is closed.")
         return self._state
 
-    def _settled(self) -> State:
-        """Give the state that has observed all that has arrived."""
-        state = self._open()
-        if self._newest is not None:
-            state = state.observe(*self._newest)
-            self._state, self._newest = state, None
-        return state
-
-    def _ask(self, at: Tensor) -> Conditionals:
-        """Predict the feature that arrives next."""
-        state = self._open()
-        if self._newest is None:
-            return state.predict(at)
-        (self._state, conditionals), self._newest = state.observe_then_predict(*self._newest, at), None
-        return conditionals
-
     def observe(self, name: str, value: Any) -> Surprise:
         """Take in one value, and say how much it surprises.
 
@@ -210,20 +193,20 @@ class Session:
             InputError: A closed session, an unknown name, a feature seen before, a missing value, or one outside the
                 domain. The session stays as it was.
         """
-        self._open()
-        device = self.words.model.device
+        state, device = self._open(), self.words.model.device
         arrival = self.words.encode(name, value)
         check_new(arrival, self.reading)
         at = torch.tensor([[arrival.feature]], device=device)
         x = torch.tensor([[arrival.code]], dtype=torch.float64, device=device)
-        nats, entropy, tail = (float(w) for w in weigh(self._ask(at), x))
-        self._newest = at, x
+        state, conditionals = state.observe_and_predict(at, x, at, foreseen=True)
+        nats, entropy, tail = (float(w) for w in weigh(conditionals, x))
         self.reading, surprise = self.reading.add(arrival, nats, entropy, tail, self.alarms)
+        self._state = state
         return surprise
 
     def predict(self, name: str) -> Predictive:
         """Give p(feature | what has arrived), whether it has arrived itself or not."""
-        state, feature = self._settled(), self.words.feature(name)
+        state, feature = self._open(), self.words.feature(name)
         asked = torch.tensor([[feature]], device=self.words.model.device)
         return Predictive(self.words.columns[feature], state.predict(asked))
 
@@ -232,7 +215,7 @@ class Session:
 
         Entropies of numbers are those of the model's codes, so that units do not matter.
         """
-        schema, state = self.words.model.schema, self._settled()
+        schema, state = self.words.model.schema, self._open()
         rest = [i for i in range(len(schema)) if i not in set(self.reading.features)]
         if not rest:
             return {}
@@ -269,17 +252,14 @@ class Session:
         self._open()
         model = self.words.model
         reading, state = read_snapshot(snapshot, model.schema), model.start(1, room=len(model.schema))
-        newest = None
         if reading.features:
-            features, codes = as_tensors([reading], len(model.schema), model.device)[:2]
-            if features.shape[1] > 1:
-                state = state.observe(features[:, :-1], codes[:, :-1])
-            newest = features[:, -1:], codes[:, -1:]
-        self.reading, self._state, self._newest = reading, state, newest
+            features, codes, _ = as_tensors([reading], len(model.schema), model.device)
+            state = state.observe(features, codes)
+        self.reading, self._state = reading, state
 
     def close(self) -> None:
         """Free the memory of this session; whatever is asked of it afterwards is an error."""
-        self._state = self._newest = None
+        self._state = None
 
 
 def read_snapshot(snapshot: Mapping[str, Any], schema: Schema) -> Reading:
