@@ -162,6 +162,27 @@ def test_the_signs_of_the_detector() -> None:
     assert ((detector.decision_function(table) < 0) == (detector.predict(table) == -1)).all()
 
 
+def test_a_detector_finds_what_does_not_fit_together_holes_or_not() -> None:
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(400, 1))
+    table = np.concatenate([x, x, -x], 1) + 0.1 * draws.normal(size=(400, 3))
+    table[:8] *= [1, -1, 1]  # each value is ordinary, together they are not
+    table[:8] += np.sign(table[:8]) * 0.5
+    strange = np.arange(400) < 8
+    for holes in (np.zeros_like(table, bool), (draws.random(table.shape) < 0.1) & ~strange[:, None]):
+        seen = np.where(holes, np.nan, table)
+        scores = DEformerDetector(**{**TINY, "steps": 300}).fit(seen).score_samples(seen)
+        assert scores[strange].mean() < np.quantile(scores[~strange], 0.1)
+        assert abs(scores.mean()) < 0.1
+
+
+def test_a_detector_takes_constant_empty_and_whole_columns() -> None:
+    table = pd.DataFrame({"constant": [1] * 50, "empty": [np.nan] * 50, "whole": [0, 1, 2, 3, 4] * 10})
+    detector = DEformerDetector(**TINY).fit(table)
+    assert detector.table_.codec.describe()["coded as"].tolist() == ["numbers", "nothing", "numbers"]
+    assert np.isfinite(detector.score_samples(table)).all()
+
+
 def test_the_signs_of_the_pyod_manner() -> None:
     table = mixed(300)
     outliers = DEformerPyOD(0.05, detector=DEformerDetector(**TINY)).fit(table)

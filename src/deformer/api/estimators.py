@@ -24,6 +24,7 @@ from deformer.train.checkpoint import read_notes
 Floats = npt.NDArray[np.float64]
 Names = Sequence[str]
 MOST = np.iinfo(np.int32).max
+LEAST_SPREAD = 0.05  # nats, below which likelihoods of a feature are taken to be alike
 _Estimator = TypeVar("_Estimator", bound="_TableEstimator")
 
 
@@ -48,6 +49,8 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
+    _levels: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
+    _training: ClassVar[Mapping[str, Any]] = {}  # what this kind changes of the training that the size would choose
 
     def __init__(
         self,
@@ -72,11 +75,12 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             X,
             None if X_val is None else self._checked(X_val),
             kinds=self.kinds,
+            levels=self._levels,
             minutes=self.minutes,
             epochs=self.epochs,
             steps=self.steps,
             network=self.network,
-            training=self.training,
+            training={**self._training, **(self.training or {})},
             seed=int(check_random_state(self.random_state).randint(MOST)),
             device=self.device,
             progress=self.progress,
@@ -301,6 +305,9 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
 class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     """Find rows that a density of the table finds unlikely; missing values are left out, not guessed.
 
+    The density is a smooth one: numbers are learned under noise, whole ones too, so that a small cluster of anomalies
+    does not become ordinary by having a peak of its own.
+
     Args:
         contamination: Share of rows in fit that are taken for outliers; it sets `offset_`.
         n_orders: Orders under which every row is scored.
@@ -310,9 +317,12 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     Attributes:
         offset_: `score_samples` below which a row is an outlier.
         expected_: ln p of each feature in the rows of fit, on average over those that have it, in nats.
+        spread_: Its median absolute deviation there, in nats, times 1.48, as of a Gaussian.
     """
 
-    _kept = ("contamination", "n_orders", "offset_", "expected_")
+    _kept = ("contamination", "n_orders", "offset_", "expected_", "spread_")
+    _levels = False
+    _training: ClassVar[Mapping[str, Any]] = {"noise": 0.7}
 
     def __init__(
         self,
@@ -347,24 +357,33 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         if not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
         self._learn(X, X_val)
-        per_order, rows = tables.terms(self.table_, self._checked(X), self.n_orders)
-        there = rows.observed.numpy()
-        self.expected_ = per_order.mean(0).sum(0) / np.maximum(there.sum(0), 1)
-        self.offset_ = float(np.quantile(self._excess(per_order, there), self.contamination))
+        terms = self._terms(X)
+        empty = np.isnan(terms).all(0)
+        columns = np.where(empty, 0.0, terms)
+        self.expected_ = np.nanmean(columns, 0)
+        deviation = np.nanmedian(np.abs(columns - np.nanmedian(columns, 0)), 0)
+        self.spread_ = np.maximum(1.4826 * deviation, LEAST_SPREAD)
+        self.offset_ = float(np.quantile(self._score(terms), self.contamination))
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Give ln p(row) in nats, less what its features have on average in the rows of fit: higher = more normal.
+        """Say how normal rows are: higher = more normal, 0 on average.
 
-        So rows with different missing values can be compared, whatever units their features have.
+        The sum over a row's values of how far ln p(value | what its order puts before) lies above what the feature has
+        on average, in units of the feature's spread, averaged over orders. So neither units, nor features whose
+        likelihood varies much in ordinary rows, nor missing values decide.
         """
+        return self._score(self._terms(X))
+
+    def _terms(self, X: Any) -> Floats:
+        """Give ln p of each value, averaged over orders, (rows, features) in nats; NaN where missing."""
         X = self._checked(X)
         per_order, rows = tables.terms(self.table_, X, self.n_orders)
-        return self._excess(per_order, rows.observed.numpy())
+        return np.where(rows.observed.numpy(), per_order.mean(0), np.nan)
 
-    def _excess(self, per_order: Floats, there: npt.NDArray[np.bool_]) -> Floats:
-        excess: Floats = tables.combined(per_order.sum(-1), "ensemble") - there @ self.expected_
-        return excess
+    def _score(self, terms: Floats) -> Floats:
+        score: Floats = np.nansum((terms - self.expected_) / self.spread_, 1)
+        return score
 
     def decision_function(self, X: Any) -> Floats:
         """Give `score_samples` less `offset_`: negative = outlier."""
@@ -383,7 +402,7 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
         detector: What is fitted. None: `DEformerDetector()`.
 
     Attributes:
-        decision_scores_: -`score_samples` of the rows of fit in nats, higher = outlier.
+        decision_scores_: -`score_samples` of the rows of fit, higher = outlier.
         threshold_: The score above which a row is an outlier.
         labels_: Of the rows of fit: 1 for outliers, 0 for all others.
     """
@@ -400,7 +419,7 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> Floats:
-        """Give -`score_samples` of the detector, in nats: higher = outlier."""
+        """Give -`score_samples` of the detector: higher = outlier."""
         check_is_fitted(self)
         surprise: Floats = -self.detector_.score_samples(X)
         return surprise

@@ -92,6 +92,7 @@ def learn(
     validation: Any = None,
     *,
     kinds: Mapping[str, str | Column] | None = None,
+    levels: bool = True,
     minutes: float | None = 3.0,
     epochs: float | None = None,
     steps: int | None = None,
@@ -105,14 +106,14 @@ def learn(
 
     Args:
         validation: Rows that choose the best weights. None: a tenth of the table.
-        kinds: What some columns are, as `make_codec` takes it.
+        kinds, levels: What columns are, as `make_codec` takes it.
         minutes, epochs, steps: Limits of the training, whichever comes first.
         network, training: Changes to what the table's size would choose.
 
     Raises:
         InputError: No table, fewer than two rows, or impossible choices.
     """
-    codec = make_codec(table, kinds)
+    codec = make_codec(table, kinds, levels)
     rows, _ = codec.encode(table)
     if validation is not None:
         held_out, _ = codec.encode(validation)

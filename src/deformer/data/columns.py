@@ -210,20 +210,20 @@ def _look_up(table: Values, codes: Codes, absent: Any) -> Values:
     return values
 
 
-def numeric_column(values: Values, n_columns: int = 1) -> Levels | Numbers | Nothing:
+def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> Levels | Numbers | Nothing:
     """Choose how to code one of several columns, which holds numbers, NaN where missing.
 
-    Few distinct values with many rows each become levels. Scales are those of the middle half of the values, which
-    outliers do not move; a fourth moment far above a Gaussian's bends the scale.
+    With `levels` few distinct values with many rows each become levels. A fourth moment far above a Gaussian's bends
+    the scale, whose unit is then that of the middle half of the values, which outliers do not move.
     """
     known = np.sort(values[np.isfinite(values)].astype(np.float64))
     if not len(known):
         return Nothing()
     distinct = np.unique(known)
-    if len(distinct) <= min(MOST_LEVELS, max(2, len(known) / ROWS_PER_LEVEL)):
+    if levels and len(distinct) <= min(MOST_LEVELS, max(2, len(known) / ROWS_PER_LEVEL)):
         return Levels(tuple(distinct.tolist()), len(known) * n_columns)
     low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
-    spread = float(known.std())
+    spread = float(known.std()) or 1.0
     robust = float(high - low) / 1.35
     kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
     whole = bool((known == np.floor(known)).all())

@@ -203,11 +203,12 @@ class Codec:
         return pd.DataFrame(lines).set_index("name")
 
 
-def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None) -> Codec:
+def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None, levels: bool = True) -> Codec:
     """Choose how to code every column of a table.
 
     Args:
         kinds: What some columns are: "number", "label", or a column of one's own. None: what their values look like.
+        levels: Whether numbers of which there are few become labels with an order.
 
     Raises:
         InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
@@ -225,16 +226,16 @@ def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None) -> C
             raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
         if isinstance(kind, str) and kind not in KINDS:
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
-    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1]) for name in frame.columns)
+    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], levels) for name in frame.columns)
     return Codec(tuple(frame.columns), columns, tuple(frame.dtypes))
 
 
-def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int) -> Column:
+def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, levels: bool) -> Column:
     if not isinstance(kind, str | None):
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
     values = _plain(series, as_labels)
-    return label_column(values.tolist()) if as_labels else numeric_column(values, n_columns)
+    return label_column(values.tolist()) if as_labels else numeric_column(values, n_columns, levels)
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:
