@@ -218,18 +218,21 @@ def test_bodies_are_bounded_and_types_are_known(table: TableModel) -> None:
 
 
 def test_a_body_that_does_not_arrive_is_given_up(table: TableModel) -> None:
-    async def never() -> Message:
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+    async def trickle() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
 
     answers: list[Message] = []
 
     async def keep(message: Message) -> None:
         answers.append(message)
 
-    where = {"method": "POST", "path": "/v1/score", "query_string": b"", "server": ("testserver", 80)}
-    scope = {"type": "http", "headers": [(b"content-type", b"application/json")], **where}
-    asyncio.run(make_app(Engine(table, "houses"), limits=Limits(seconds=0.05))(scope, never, keep))
-    assert answers[0]["status"] == 408
+    app = make_app(Engine(table, "houses"), limits=Limits(seconds=0.1))
+    for path in ("/v1/score", "/v1/sample"):
+        where = {"method": "POST", "path": path, "query_string": b"", "server": ("testserver", 80)}
+        asyncio.run(app({"type": "http", "headers": [(b"content-type", b"application/json")], **where}, trickle, keep))
+    assert [answer["status"] for answer in answers if "status" in answer] == [408, 408]
+    assert all((b"connection", b"close") in answer["headers"] for answer in answers if "status" in answer)
 
 
 def test_a_session_follows_its_row(client: TestClient, table: TableModel) -> None:

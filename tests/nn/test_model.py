@@ -70,12 +70,12 @@ def test_observing_and_predicting_at_once_changes_nothing(schema: str, config: s
         one, following = slice(k, k + 1), slice(k + 1, k + 2)
         before = apart.predict(order[:, one]).log_prob(x[:, one])
         asked = order[:, one], x[:, one], order[:, one], told
-        foreseeing, conditionals = state.observe_and_predict(*asked, foreseen=True)
+        after, conditionals = state.observe_and_predict(*asked, beforehand=True)
         torch.testing.assert_close(conditionals.log_prob(x[:, one]), before, rtol=0, atol=1e-12)
         apart = apart.observe(order[:, one], x[:, one], told)
         state, conditionals = state.observe_and_predict(order[:, one], x[:, one], order[:, following], told)
         expected = apart.predict(order[:, following]).log_prob(x[:, following])
-        for seen in (conditionals, foreseeing.predict(order[:, following])):
+        for seen in (conditionals, after.predict(order[:, following])):
             torch.testing.assert_close(seen.log_prob(x[:, following]), expected, rtol=0, atol=1e-12)
     last = slice(4, 5)
     expected = apart.predict(order[:, last]).log_prob(x[:, last])

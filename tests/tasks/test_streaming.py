@@ -64,6 +64,20 @@ def test_a_failure_leaves_no_value_behind_twice(monkeypatch: pytest.MonkeyPatch)
         assert abs(surprise.running_nats - offline(model, told[:n])) < 1e-5
 
 
+def test_a_failure_of_a_pool_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("mixed")
+    pool, told = SessionPool(model), arrivals(model, 3)
+    name = pool.open()
+    pool.observe([(name, *told[0])])
+    with monkeypatch.context() as broken:
+        broken.setattr("deformer.tasks.pool.weigh", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pool.observe([(name, *told[1])])
+    for n in (2, 3):
+        [surprise] = pool.observe([(name, *told[n - 1])])
+        assert abs(surprise.running_nats - offline(model, told[:n])) < 1e-5
+
+
 def test_forks_snapshots_and_closing() -> None:
     model = small_model("mixed")
     session, told = Session(model), arrivals(model, 1)

@@ -24,7 +24,7 @@ from deformer.train.checkpoint import read_notes
 Floats = npt.NDArray[np.float64]
 Names = Sequence[str]
 MOST = np.iinfo(np.int32).max
-LEAST_SPREAD = 0.05  # nats, below which likelihoods of a feature are taken to be alike
+LEAST_SPREAD = 0.1  # nats, below which likelihoods of a feature are taken to be alike
 _Estimator = TypeVar("_Estimator", bound="_TableEstimator")
 
 
@@ -49,8 +49,8 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
-    _levels: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
-    _training: ClassVar[Mapping[str, Any]] = {}  # what this kind changes of the training that the size would choose
+    _discrete: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
+    _smoothing: ClassVar[Mapping[str, Any]] = {}  # what this kind changes of the training that the size would choose
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             X,
             None if X_val is None else self._checked(X_val),
             kinds=self.kinds,
-            levels=self._levels,
+            levels=self._discrete,
             minutes=self.minutes,
             epochs=self.epochs,
             steps=self.steps,
             network=self.network,
-            training={**self._training, **(self.training or {})},
+            training={**self._smoothing, **(self.training or {})},
             seed=int(check_random_state(self.random_state).randint(MOST)),
             device=self.device,
             progress=self.progress,
@@ -126,7 +126,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         kept = kept or {}
         lacking = [name for name in cls._kept if name not in kept]
         if lacking:
-            raise InputError(f"The file holds no {cls.__name__}: it lacks {lacking[0]}.")
+            raise InputError(f"The file holds no {cls.__name__}, or one of another version: it lacks {lacking[0]}.")
         estimator = cls(random_state=table.seed)
         for name in cls._kept:
             setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
@@ -316,13 +316,14 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
 
     Attributes:
         offset_: `score_samples` below which a row is an outlier.
-        expected_: ln p of each feature in the rows of fit, on average over those that have it, in nats.
-        spread_: Its median absolute deviation there, in nats, times 1.48, as of a Gaussian.
+        median_: ln p of each feature in the rows of fit that have it, in nats.
+        spread_: Its median absolute deviation there, in nats, times 1.48 as of a Gaussian, and at least 0.1.
+        expected_: What each feature adds on average there to the strangeness of a row.
     """
 
-    _kept = ("contamination", "n_orders", "offset_", "expected_", "spread_")
-    _levels = False
-    _training: ClassVar[Mapping[str, Any]] = {"noise": 0.7}
+    _kept = ("contamination", "n_orders", "offset_", "median_", "spread_", "expected_")
+    _discrete = False
+    _smoothing: ClassVar[Mapping[str, Any]] = {"noise": 0.7}
 
     def __init__(
         self,
@@ -358,20 +359,19 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
             raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
         self._learn(X, X_val)
         terms = self._terms(X)
-        empty = np.isnan(terms).all(0)
-        columns = np.where(empty, 0.0, terms)
-        self.expected_ = np.nanmean(columns, 0)
-        deviation = np.nanmedian(np.abs(columns - np.nanmedian(columns, 0)), 0)
-        self.spread_ = np.maximum(1.4826 * deviation, LEAST_SPREAD)
+        columns = np.where(np.isnan(terms).all(0), 0.0, terms)
+        self.median_ = np.nanmedian(columns, 0)
+        self.spread_ = np.maximum(1.4826 * np.nanmedian(np.abs(columns - self.median_), 0), LEAST_SPREAD)
+        self.expected_ = np.nanmean(self._strangeness(columns), 0)
         self.offset_ = float(np.quantile(self._score(terms), self.contamination))
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Say how normal rows are: higher = more normal, 0 on average.
+        """Say how normal rows are: higher = more normal, 0 on average over the rows of fit.
 
-        The sum over a row's values of how far ln p(value | what its order puts before) lies above what the feature has
-        on average, in units of the feature's spread, averaged over orders. So neither units, nor features whose
-        likelihood varies much in ordinary rows, nor missing values decide.
+        A value's strangeness is ln(1 + z), where ln p(value | what its order puts before), averaged over orders, lies
+        z spreads of its feature below the feature's median, and 0 above. A row's score is the strangeness that one
+        expects of the features it has, less its own: units do not matter, and no feature decides alone.
         """
         return self._score(self._terms(X))
 
@@ -381,8 +381,12 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         per_order, rows = tables.terms(self.table_, X, self.n_orders)
         return np.where(rows.observed.numpy(), per_order.mean(0), np.nan)
 
+    def _strangeness(self, terms: Floats) -> Floats:
+        strangeness: Floats = np.log1p(np.maximum((self.median_ - terms) / self.spread_, 0))
+        return strangeness
+
     def _score(self, terms: Floats) -> Floats:
-        score: Floats = np.nansum((terms - self.expected_) / self.spread_, 1)
+        score: Floats = np.nansum(self.expected_ - self._strangeness(terms), 1)
         return score
 
     def decision_function(self, X: Any) -> Floats:

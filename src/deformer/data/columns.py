@@ -223,7 +223,7 @@ def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> L
     if levels and len(distinct) <= min(MOST_LEVELS, max(2, len(known) / ROWS_PER_LEVEL)):
         return Levels(tuple(distinct.tolist()), len(known) * n_columns)
     low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
-    spread = float(known.std()) or 1.0
+    spread = float(known.std()) if len(distinct) > 1 else abs(float(known[0])) or 1.0
     robust = float(high - low) / 1.35
     kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
     whole = bool((known == np.floor(known)).all())

@@ -208,7 +208,7 @@ def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None, leve
 
     Args:
         kinds: What some columns are: "number", "label", or a column of one's own. None: what their values look like.
-        levels: Whether numbers of which there are few become labels with an order.
+        levels: Whether numbers of which there are few become labels with an order; booleans always do.
 
     Raises:
         InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
@@ -235,7 +235,9 @@ def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int,
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
     values = _plain(series, as_labels)
-    return label_column(values.tolist()) if as_labels else numeric_column(values, n_columns, levels)
+    if as_labels:
+        return label_column(values.tolist())
+    return numeric_column(values, n_columns, levels or pd.api.types.is_bool_dtype(series))
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:

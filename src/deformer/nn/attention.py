@@ -14,14 +14,15 @@ from torch import Tensor
 
 Queries = Float[Tensor, "batch heads rows width"]
 Keys = Float[Tensor, "batch heads keys width"]
-Present = Bool[Tensor, "batch keys"] | Bool[Tensor, "batch rows keys"]
+Present = Bool[Tensor, "batch keys"]
+Seen = Bool[Tensor, "batch rows keys"]
 
 # Above this many keys a block of probabilities no longer fits the caches, and the library kernel wins.
 BLOCKED_KEYS = 2048
 
 
-def attend(q: Queries, k: Keys, v: Keys, present: Present | None = None) -> Queries:
-    """Let every query see every present key, or those that are present to its row."""
+def attend(q: Queries, k: Keys, v: Keys, present: Present | Seen | None = None) -> Queries:
+    """Let every query see every present key, or the keys that its row sees."""
     mask = None if present is None else present[:, None, None, :] if present.ndim == 2 else present[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -40,8 +41,8 @@ def attend_with_self(
     return weights[..., :-1] @ v + weights[..., -1:] * own_v
 
 
-def attend_causally(q: Queries, k: Keys, v: Keys, group: int = 1, present: Present | None = None) -> Queries:
-    """Let every query see the present keys up to its own position."""
+def attend_causally(q: Queries, k: Keys, v: Keys, group: int = 1, present: Present | Seen | None = None) -> Queries:
+    """Let every query see the present keys up to its own position; of a single position, what its rows see."""
     n_past = k.shape[2] - q.shape[2] // group
     if n_past and q.shape[2] == group:
         return attend(q, k, v, present)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
@@ -146,29 +146,27 @@ class Backbone(nn.Module):
         group: int = 1,
         cache: Cache | None = None,
         drop: Dropout | None = None,
-        foreseen: bool = False,
+        seen: Bool[Tensor, "batch 2 keys"] | None = None,
     ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
         With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to
-        hold this content, the content is also written into it; of a single pair, `foreseen` hides it from the query.
+        hold this content, the content is also written into it; `seen` then says which keys each token of a pair sees.
         """
         told = None if turns is None else turns[:, ::group]
-        content, seen = None, None if cache is None else cache.present
-        if foreseen and cache is not None:
-            seen = cache.all_but_the_newest()
+        content, visible = None, seen if seen is not None or cache is None else cache.present
         for layer, block in self._layers():
             if layer == self.content_layers:  # from here on content is read, but changes no more
                 content, asked = x[:, ::group], slice(1, None, 2) if group == 2 else slice(0)
                 x, turns, group = x[:, asked], None if turns is None else turns[:, asked], 1
-                seen = seen[:, asked] if foreseen and seen is not None else seen
+                visible = visible if seen is None else seen[:, asked]
             y = block.enter(x)
             k, v = block.tell(y[:, ::group] if content is None else block.enter(content), told)
             if cache is not None:
                 cache.write(layer, k, v)
                 k, v = cache.read(layer)
             if x.shape[1]:
-                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, seen), drop)
+                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, visible), drop)
         out: Tensor = self.norm(x)
         return out
 

@@ -82,8 +82,8 @@ class Cache:
         self.store.keys[layer, :, :, new] = keys
         self.store.values[layer, :, :, new] = values
 
-    def all_but_the_newest(self) -> Bool[Tensor, "batch 2 keys"]:
-        """Say which tokens the newest one sees, and which are seen by a query beside it that must not see it."""
+    def seen_beforehand(self) -> Bool[Tensor, "batch 2 keys"]:
+        """Say which tokens the newest one sees, and which a query beside it sees that must not see the newest."""
         seen = torch.ones(self.batch, 2, self.length, dtype=torch.bool, device=self.store.keys.device)
         seen[:, 1, -1] = False
         return seen if self.present is None else seen & self.present[:, None]

@@ -234,25 +234,26 @@ class State:
         asked: Int[Tensor, "batch 1"],
         present: Bool[Tensor, "batch 1"] | None = None,
         *,
-        foreseen: bool = False,
+        beforehand: bool = False,
     ) -> tuple["State", Conditionals]:
         """Observe one feature and predict another one; in "two_stream" the cache is read once for both.
 
         Args:
-            foreseen: Whether the prediction is that of before the observation, and may be of the same feature.
+            beforehand: Whether the prediction is that of before the observation, and may be of the same feature.
         """
         model = self.model
         if not model.two_stream:
             state = self.observe(feature, value, present)
-            return state, (self if foreseen else state).predict(asked)
+            return state, (self if beforehand else state).predict(asked)
         both, evidence = torch.cat([feature, asked], 1), self.evidence
         pair = torch.cat([model.tokens.u(feature, value), model.tokens.z(asked)], 1)
         if model.neighbours is not None and evidence is not None:
-            now = evidence.length + torch.tensor([0, 1 - foreseen], device=model.device)
+            now = evidence.length + torch.tensor([0, 1 - beforehand], device=model.device)
             evidence = model.neighbours.add(evidence, feature, value, present)
             pair = pair + model.neighbours(both, evidence, now)  # the observation is not told of itself
         cache, turns = self.cache.grow(1, present, self.room + 1), model._turns(both)
-        processed = model.backbone.extend(pair, turns, group=2, cache=cache, foreseen=foreseen)
+        seen = cache.seen_beforehand() if beforehand else None
+        processed = model.backbone.extend(pair, turns, group=2, cache=cache, seen=seen)
         conditionals: Conditionals = model.head(processed, asked)
         return dataclasses.replace(self, cache=cache, evidence=evidence), conditionals
 

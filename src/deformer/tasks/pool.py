@@ -149,7 +149,7 @@ class SessionPool:
         features = torch.tensor([[a.feature] for _, a in coded], device=device)
         codes = torch.tensor([[a.code] for _, a in coded], dtype=torch.float64, device=device)
         store, slots = self._cached([name for name, _ in coded])
-        state, conditionals = store.take(slots, 1).observe_and_predict(features, codes, features, foreseen=True)
+        state, conditionals = store.take(slots, 1).observe_and_predict(features, codes, features, beforehand=True)
         weighed = [w[:, 0].tolist() for w in weigh(conditionals, codes)]
         store.put(slots, state, torch.ones_like(slots))
         surprises = []

@@ -198,7 +198,7 @@ class Session:
         check_new(arrival, self.reading)
         at = torch.tensor([[arrival.feature]], device=device)
         x = torch.tensor([[arrival.code]], dtype=torch.float64, device=device)
-        state, conditionals = state.observe_and_predict(at, x, at, foreseen=True)
+        state, conditionals = state.observe_and_predict(at, x, at, beforehand=True)
         nats, entropy, tail = (float(w) for w in weigh(conditionals, x))
         self.reading, surprise = self.reading.add(arrival, nats, entropy, tail, self.alarms)
         self._state = state

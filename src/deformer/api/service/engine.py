@@ -156,7 +156,7 @@ class Engine:
             kind: "csv" or "parquet".
 
         Raises:
-            FieldError: The body cannot be read, or holds no rows.
+            InputError: The body cannot be read, or holds no rows.
         """
         try:
             if kind == "csv":
@@ -166,9 +166,9 @@ class Engine:
             frame = next(iter(chunks), pd.DataFrame())
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
-            raise FieldError(f"the body is no readable {kind}: {error}", ("body",)) from error
+            raise InputError(f"the body is no readable {kind}: {error}") from error
         if not rows:
-            raise FieldError("the body holds no rows", ("body",))
+            raise InputError("the body holds no rows")
         return rows
 
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:

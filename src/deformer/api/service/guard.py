@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deformer.api.service import problems
-from deformer.api.service.problems import TooLarge, TooSlow
+from deformer.api.service.problems import CLOSE, TooLarge, TooSlow
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "testserver")
 
@@ -36,7 +36,7 @@ class Admission:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.hosts is not None and _name_in(f"//{host}") not in self.hosts:
-            return HTTPException(403, f"The service does not go by the name {host!r}.")
+            return HTTPException(403, f"The service does not go by the name {host!r}.", CLOSE)
         if not scope["path"].startswith("/v1/"):
             return None
         origin = headers.get("origin")
@@ -45,7 +45,7 @@ class Admission:
         given, wanted = headers.get("authorization", ""), f"Bearer {self.token}"
         if self.token is None or hmac.compare_digest(given.encode(), wanted.encode()):
             return None
-        return HTTPException(401, "Send the token as Authorization: Bearer ...")
+        return HTTPException(401, "Send the token as Authorization: Bearer ...", CLOSE)
 
 
 def _name_in(url: str) -> str | None:

@@ -15,19 +15,21 @@ from deformer.api.service.engine import FieldError
 from deformer.api.service.sessions import Conflict, NotThere, TooMany
 from deformer.errors import InputError
 
+CLOSE = {"Connection": "close"}  # so that the rest of a body is not waited for
+
 
 class TooLarge(HTTPException):
     """A request is larger than allowed."""
 
     def __init__(self) -> None:
-        super().__init__(413, "The request is larger than this service takes; ask for less at a time.")
+        super().__init__(413, "The request is larger than this service takes; ask for less at a time.", CLOSE)
 
 
 class TooSlow(HTTPException):
     """A request did not arrive in time."""
 
     def __init__(self) -> None:
-        super().__init__(408, "The request did not arrive in time.", {"Connection": "close"})
+        super().__init__(408, "The request did not arrive in time.", CLOSE)
 
 
 STATUS: dict[type[Exception], tuple[int, str, str]] = {
@@ -56,7 +58,7 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         first = error.errors()[0]
         status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
         if isinstance(error, RequestValidationError):
-            field = field[1:]  # without "body" or "query"
+            field = None if first["type"] == "json_invalid" else field[1:]  # without "body" or "query"
     elif type(error) in STATUS:
         status, code, text = STATUS[type(error)]
         text = text or str(error)

@@ -34,7 +34,8 @@ class Limits:
         sessions: Open sessions, and snapshots kept.
         idle_seconds: After which an unused session makes room for a new one.
         waiting: Requests of a kind that wait for the model; more are answered 503.
-        seconds: In which a request must arrive, lest it is answered 408, and in which it is answered, lest it is 504.
+        seconds: In which the body of a request must arrive, else it is answered 408; and each step of the answer may
+            take as long, else it is 504.
         memory: Bytes for the states of sessions.
     """
 
