@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import RESULTS, circumstances
+from benchmarks.tables.density import uninterrupted
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
 from deformer.api.tables import table_training
@@ -75,8 +76,7 @@ class Ours:
         asked |= {"validation_orders": 1, "validation_rows": n_looked_at}
         config = TrainConfig(**{**self.training, **asked})
         history = fit(self.model, source.train, config, validation=source.validation)
-        if history.stopped == "interrupted":
-            raise KeyboardInterrupt
+        uninterrupted(history)
         points = history.points
         return [p.minutes for p in points], [p.validation_nll or 0.0 for p in points], points[-1].rows_seen
 

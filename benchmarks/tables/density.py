@@ -11,6 +11,7 @@ import numpy.typing as npt
 from deformer import DEformerDensity
 from deformer.api import tables
 from deformer.data.files import read_arrays
+from deformer.train.history import History
 
 DEBD = ("nltcs", "plants", "baudio", "jester", "accidents", "dna")
 UCI = ("adult", "dna", "mushrooms")
@@ -31,6 +32,7 @@ def measure(path: Path, minutes: float) -> dict[str, Any]:
     parts = read_arrays(path)
     density, start = DEformerDensity(minutes=minutes, random_state=0, device="cpu"), time.monotonic()
     density.fit(parts["train"], X_val=parts["valid"])
+    uninterrupted(density.history_)
     spent = (time.monotonic() - start) / 60
     per_order = tables.terms(density.table_, parts["test"], N_ORDERS)[0].sum(-1)
     ensemble, mean = tables.combined(per_order, "ensemble"), tables.combined(per_order, "mean")
@@ -45,6 +47,16 @@ def measure(path: Path, minutes: float) -> dict[str, Any]:
         **{"ensemble": float(ensemble.mean()), "ensemble_error": error(ensemble)},
         **{"mean_over_orders": float(mean.mean()), "mean_error": error(mean)},
     }
+
+
+def uninterrupted(history: History) -> None:
+    """End where a training was interrupted, which keeps its best weights: its figures would not count.
+
+    Raises:
+        KeyboardInterrupt: It was.
+    """
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
 
 
 def error(scores: npt.NDArray[np.float64]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.tables.density import Results, markdown
+from benchmarks.tables.density import Results, markdown, uninterrupted
 from deformer import DEformerImputer
 from deformer.api import tables
 from deformer.api.tables import TableModel
@@ -62,6 +62,7 @@ def _ours(
     fit: pd.DataFrame, use: pd.DataFrame, truth: pd.DataFrame, hidden: Mask, minutes: float, seed: int
 ) -> tuple[pd.DataFrame, float]:
     imputer = DEformerImputer(minutes=minutes, random_state=seed, device="cpu").fit(fit)
+    uninterrupted(imputer.history_)
     places: list[Floats] = []
     draws = np.random.default_rng(seed)
     for i, name in enumerate(use.columns):

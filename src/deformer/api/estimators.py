@@ -316,7 +316,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
 
     Attributes:
         offset_: `score_samples` below which a row is an outlier.
-        median_: ln p of each feature in the rows of fit that have it, in nats.
+        median_: Of ln p of each feature in the rows of fit that have it, in nats.
         spread_: Its median absolute deviation there, in nats, times 1.48 as of a Gaussian, and at least 0.1.
         expected_: What each feature adds on average there to the strangeness of a row.
     """
