@@ -8,6 +8,8 @@ import pytest
 from benchmarks.tables import __main__ as command
 from benchmarks.tables import anomaly, density, imputation
 
+from deformer.train.history import History
+
 DRAWS = np.random.default_rng(0)
 PEER_LIST = "file,MADE (8 orders),ID-SPN,EiNet,best_exact,best_tractable\nnltcs,-6.04,-6.02,-6.02,-5.99,-5.99\n"
 
@@ -47,6 +49,12 @@ def test_density(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["mean_over_orders"] <= result["ensemble"] + 1e-9 < 0
     path.write_text(json.dumps({**result, "ensemble": -1.5}))
     assert "-1.50" in run(monkeypatch, data, "debd", "--only", "nltcs")  # not measured again
+
+
+def test_an_interrupted_training_gives_no_figure() -> None:
+    density.uninterrupted(History((), "done"))
+    with pytest.raises(KeyboardInterrupt):
+        density.uninterrupted(History((), "interrupted"))
 
 
 def test_anomaly(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
