@@ -257,7 +257,7 @@ def main(words: list[str] | None = None) -> None:
     results = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
     (folder / "table.md").write_text(table(results))
     curves = {name: settled(r["minutes"], r["validation_nll"]) for name, r in results.items()}
-    axis = f"minutes on {chosen.threads} threads"
+    axis = f"minutes on {chosen.threads} thread{'s' * (chosen.threads > 1)}"
     (folder / "curves.png").write_bytes(plots.curve(curves, axis, "validation NLL (nats)"))
     print(table(results))
 

@@ -89,10 +89,14 @@ def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihoo
 def curve(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str) -> bytes:
     """Draw lines such as a score against minutes."""
     figure, axis = _axis()
-    for name, (x, y) in lines.items():
-        axis.plot(x, y, marker=".", label=name)
+    few = len(lines) <= 5
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        axis.plot(x, y, label=name, **({"marker": "."} if few else {"linestyle": "--" if i >= 10 else "-"}))
     axis.set_xlabel(across)
     axis.set_ylabel(up)
-    axis.legend(frameon=False)
+    if few:
+        axis.legend(frameon=False)
+    else:
+        axis.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.grid(alpha=0.3)
     return _png(figure)
