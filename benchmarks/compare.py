@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, circumstances
-from benchmarks.tables.density import uninterrupted
+from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
 from deformer.api.tables import table_training

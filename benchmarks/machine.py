@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""What a result was measured on, and whether it counts."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deformer.train.history import History
 from deformer.train.process import keep_memory
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,6 +35,16 @@ def circumstances() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "bfloat16_tiles": torch.cpu._is_amx_tile_supported(),
     }
+
+
+def uninterrupted(history: History) -> None:
+    """End where a training was interrupted, which keeps its best weights: its figures would not count.
+
+    Raises:
+        KeyboardInterrupt: It was.
+    """
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
 
 
 def seconds(run: Callable[[], object]) -> float:

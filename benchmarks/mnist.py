@@ -35,9 +35,9 @@ from deformer import (
     save,
 )
 from deformer.api import plots
-from deformer.config import tuples
+from deformer.config import from_json, tuples
 from deformer.data.table import split, subset
-from deformer.train.checkpoint import describe, read_tensors, write_tensors
+from deformer.train.checkpoint import describe, read_header, read_tensors, write_tensors
 from deformer.train.fit import newest
 from deformer.train.process import keep_memory
 
@@ -151,7 +151,7 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
         unpack(directory)
         path = newest(directory)
         config = TrainConfig(**{**SHIPPED_TRAINING, **training})
-        shape = ModelConfig() if path is None else load(path).config
+        shape = ModelConfig() if path is None else from_json(ModelConfig, read_header(path)["config"])
     rows, held_out = paper_split()
     model = new_model(rows.schema, dataclasses.replace(shape, **network), config.seed)
     shown = sys.stderr.isatty()

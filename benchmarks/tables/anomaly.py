@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.tables.density import Results, markdown, uninterrupted
+from benchmarks.machine import uninterrupted
+from benchmarks.tables.density import Results, markdown
 from deformer import DEformerDetector
 
 SETS = ("4_breastw", "6_cardio", "14_glass", "18_Ionosphere", "29_Pima", "38_thyroid", "40_vowels", "43_WDBC")

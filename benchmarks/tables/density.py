@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.machine import uninterrupted
 from deformer import DEformerDensity
 from deformer.api import tables
 from deformer.data.files import read_arrays
-from deformer.train.history import History
 
 DEBD = ("nltcs", "plants", "baudio", "jester", "accidents", "dna")
 UCI = ("adult", "dna", "mushrooms")
@@ -47,16 +47,6 @@ def measure(path: Path, minutes: float) -> dict[str, Any]:
         **{"ensemble": float(ensemble.mean()), "ensemble_error": error(ensemble)},
         **{"mean_over_orders": float(mean.mean()), "mean_error": error(mean)},
     }
-
-
-def uninterrupted(history: History) -> None:
-    """End where a training was interrupted, which keeps its best weights: its figures would not count.
-
-    Raises:
-        KeyboardInterrupt: It was.
-    """
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt
 
 
 def error(scores: npt.NDArray[np.float64]) -> float:

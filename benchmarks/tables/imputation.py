@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.tables.density import Results, markdown, uninterrupted
+from benchmarks.machine import uninterrupted
+from benchmarks.tables.density import Results, markdown
 from deformer import DEformerImputer
 from deformer.api import tables
 from deformer.api.tables import TableModel

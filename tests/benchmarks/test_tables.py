@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.machine import uninterrupted
 from benchmarks.tables import __main__ as command
 from benchmarks.tables import anomaly, density, imputation
 
@@ -52,9 +53,9 @@ def test_density(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupted_training_gives_no_figure() -> None:
-    density.uninterrupted(History((), "done"))
+    uninterrupted(History((), "done"))
     with pytest.raises(KeyboardInterrupt):
-        density.uninterrupted(History((), "interrupted"))
+        uninterrupted(History((), "interrupted"))
 
 
 def test_anomaly(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

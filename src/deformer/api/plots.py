@@ -91,7 +91,7 @@ def curve(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: 
     figure, axis = _axis()
     few = len(lines) <= 5
     for i, (name, (x, y)) in enumerate(lines.items()):
-        axis.plot(x, y, label=name, **({"marker": "."} if few else {"linestyle": "--" if i >= 10 else "-"}))
+        axis.plot(x, y, "-" if i < 10 else "--", marker="." if few else "", label=name)  # after ten, colours repeat
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     if few:
