@@ -48,6 +48,7 @@ SHIPPED_TRAINING: dict[str, Any] = {
 }
 WEIGHTS = Path(__file__).parents[1] / "src" / "deformer" / "weights"
 PIECE = Path(__file__).parents[1] / "checkpoints" / "mnist.safetensors"
+AVERAGE = "training.average."
 RECIPES = RESULTS / "mnist_recipe.csv"
 COLUMNS = ("name", "changes", "minutes", "threads", "steps", "images", "parameters", "validation_nll", "commit", "cpu")
 
@@ -100,10 +101,20 @@ def checkpoint_in(directory: Path) -> Path:
 
 
 def pack(directory: Path) -> None:
-    """Write the newest checkpoint without its best weights, small enough to travel to another machine."""
+    """Write the newest checkpoint without its best weights, small enough to travel to another machine.
+
+    What the optimisers remember, and how far the averaged weights are from the newest, is rounded to bfloat16.
+    """
     path = checkpoint_in(directory)
     tensors, header = read_tensors(path)
-    slim = {name: t for name, t in tensors.items() if not name.startswith("best.")}
+    slim = {}
+    for name, t in tensors.items():
+        if name.startswith(AVERAGE):
+            t = t - tensors["model." + name.removeprefix(AVERAGE)]
+        if name.startswith("training.") and t.dim():
+            t = t.bfloat16()
+        if not name.startswith("best."):
+            slim[name] = t
     write_tensors(PIECE, slim, {**header, "run": {**header["run"], "best_nll": math.inf}})
     print(f"{PIECE}: {PIECE.stat().st_size / 2**20:.1f} MB, after {header['run']['minutes']:.1f} minutes")
 
@@ -112,6 +123,10 @@ def unpack(directory: Path) -> None:
     """Let a directory without checkpoints go on from the packed one, if there is one."""
     if newest(directory) is None and PIECE.exists():
         tensors, header = read_tensors(PIECE)
+        tensors = {name: t.float() if t.dtype == torch.bfloat16 else t for name, t in tensors.items()}
+        for name in tensors:
+            if name.startswith(AVERAGE):
+                tensors[name] = tensors["model." + name.removeprefix(AVERAGE)] + tensors[name]
         write_tensors(directory / f"last-{header['run']['step']:09d}.safetensors", tensors, header)
 
 
@@ -126,7 +141,7 @@ def grow(directory: Path, output: Path, changes: dict[str, Any]) -> None:
     tensors, header = read_tensors(path)
     large = new_model(small.schema, dataclasses.replace(small.config, **changes), seed=1)
     grown = {}
-    for prefix in ("model.", "training.average."):
+    for prefix in ("model.", AVERAGE):
         if not any(name.startswith(prefix) for name in tensors):
             continue
         for name, fresh in large.named_parameters():
@@ -169,8 +184,7 @@ def ship(directory: Path, folder: Path = WEIGHTS) -> None:
     path = checkpoint_in(directory)
     tensors, header = read_tensors(path)
     model, run, training = load(path), header["run"], header["training"]
-    prefix = "training.average."
-    averaged = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    averaged = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
     model.load_state_dict({**model.state_dict(), **averaged})
     held_out = subset(paper_split()[1], 500, generator(0, "card"))
     scores = nll(model.eval(), held_out, n_orders=4, generator=generator(0, "card orders"))

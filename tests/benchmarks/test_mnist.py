@@ -62,6 +62,10 @@ def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path) ->
     mnist.pack(tmp_path / "b")
     assert (tmp_path / "piece.safetensors").stat().st_size < (newest(tmp_path / "b") or tmp_path).stat().st_size
     mnist.unpack(tmp_path / "c")
+    (there, _), (here, _) = (read_tensors(newest(tmp_path / name) or tmp_path) for name in ("b", "c"))
+    for name, t in here.items():
+        torch.testing.assert_close(t, there[name], rtol=0.004, atol=1e-3)
+        assert t.equal(there[name]) or not name.startswith("model.")
     mnist.train("shipped", tmp_path / "c", tmp_path / "rest.safetensors", {**changes, "steps": 16})
     notes = [read_notes(tmp_path / f"{name}.safetensors") for name in ("whole", "rest")]
     assert [n["steps"] for n in notes] == [16, 16]
