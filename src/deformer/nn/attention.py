@@ -15,15 +15,15 @@ from torch import Tensor
 Queries = Float[Tensor, "batch heads rows width"]
 Keys = Float[Tensor, "batch heads keys width"]
 Present = Bool[Tensor, "batch keys"]
-Seen = Bool[Tensor, "batch rows keys"]
+Seen = Float[Tensor, "batch 1 rows keys"]
 
 # Above this many keys a block of probabilities no longer fits the caches, and the library kernel wins.
 BLOCKED_KEYS = 2048
 
 
 def attend(q: Queries, k: Keys, v: Keys, present: Present | Seen | None = None) -> Queries:
-    """Let every query see every present key, or the keys that its row sees."""
-    mask = None if present is None else present[:, None, None, :] if present.ndim == 2 else present[:, None]
+    """Let every query see every present key, or the keys that its row sees: 0 for those, -inf for others."""
+    mask = present[:, None, None, :] if present is not None and present.ndim == 2 else present
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

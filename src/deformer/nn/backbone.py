@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
@@ -14,7 +14,7 @@ from deformer.nn.cache import Cache
 
 Tokens = Float[Tensor, "batch rows d_model"]
 Heads = Float[Tensor, "batch heads rows width"]
-Turns = Complex[Tensor, "batch rows pairs"] | None
+Turns = Complex[Tensor, "batch 1 rows pairs"] | None  # the same in every head
 
 
 class Rotary(nn.Module):
@@ -38,20 +38,20 @@ class Rotary(nn.Module):
         angles = F.pad(angles, (0, n_pairs - angles.shape[1]))
         self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()], -1), persistent=False)
 
-    def forward(self, features: Tensor, dtype: torch.dtype) -> Complex[Tensor, "batch rows pairs"]:
+    def forward(self, features: Tensor, dtype: torch.dtype) -> Complex[Tensor, "batch 1 rows pairs"]:
         """Look up turns; the number of features stands for the beginning of a row."""
         precision = torch.float64 if dtype == torch.float64 else torch.float32
         if features.numel() < len(self.turns):
-            return torch.view_as_complex(self.turns[features].to(precision))
-        return torch.view_as_complex(self.turns.to(precision))[features]
+            return torch.view_as_complex(self.turns[features[:, None]].to(precision))
+        return torch.view_as_complex(self.turns.to(precision))[features[:, None]]
 
 
 def rotate(x: Heads, turns: Turns) -> Heads:
     """Turn each pair of a head's numbers by its angle."""
     if turns is None:
         return x
-    pairs = torch.view_as_complex(x.to(turns.real.dtype).reshape(*x.shape[:-1], -1, 2))  # batch heads rows pairs
-    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.to(turns.dtype.to_real()).reshape(*x.shape[:-1], -1, 2))  # batch heads rows pairs
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 class Dropout:
@@ -146,20 +146,20 @@ class Backbone(nn.Module):
         group: int = 1,
         cache: Cache | None = None,
         drop: Dropout | None = None,
-        seen: Bool[Tensor, "batch 2 keys"] | None = None,
+        seen: Float[Tensor, "batch 1 2 keys"] | None = None,
     ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
         With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to
         hold this content, the content is also written into it; `seen` then says which keys each token of a pair sees.
         """
-        told = None if turns is None else turns[:, ::group]
+        told = None if turns is None else turns[:, :, ::group]
         content, visible = None, seen if seen is not None or cache is None else cache.present
         for layer, block in self._layers():
             if layer == self.content_layers:  # from here on content is read, but changes no more
                 content, asked = x[:, ::group], slice(1, None, 2) if group == 2 else slice(0)
-                x, turns, group = x[:, asked], None if turns is None else turns[:, asked], 1
-                visible = visible if seen is None else seen[:, asked]
+                x, turns, group = x[:, asked], None if turns is None else turns[:, :, asked], 1
+                visible = visible if seen is None else seen[:, :, asked]
             y = block.enter(x)
             k, v = block.tell(y[:, ::group] if content is None else block.enter(content), told)
             if cache is not None:

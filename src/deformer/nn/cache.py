@@ -1,6 +1,8 @@
 """The key/value cache as a value: growing one never changes another."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,18 +80,28 @@ class Cache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Fill the newest slots of a layer, once, right after `grow`."""
-        new = slice(self.length - keys.shape[2], self.length)
-        self.store.keys[layer, :, :, new] = keys
-        self.store.values[layer, :, :, new] = values
+        n = keys.shape[2]
+        for held, new in zip(self.read(layer), (keys, values), strict=True):
+            held.narrow(2, self.length - n, n).copy_(new)
 
-    def seen_beforehand(self) -> Bool[Tensor, "batch 2 keys"]:
-        """Say which tokens the newest one sees, and which a query beside it sees that must not see the newest."""
-        seen = torch.ones(self.batch, 2, self.length, dtype=torch.bool, device=self.store.keys.device)
-        seen[:, 1, -1] = False
-        return seen if self.present is None else seen & self.present[:, None]
+    def seen_beforehand(self) -> Float[Tensor, "batch 1 2 keys"]:
+        """Say which tokens the newest one sees, and which a query beside it sees that must not see the newest.
+
+        Returns:
+            0 for what is seen and -inf for what is not, made once for all layers.
+        """
+        seen = self.store.keys.new_zeros(self.batch, 1, 2, self.length)
+        seen[..., 1, -1] = -math.inf
+        return seen if self.present is None else seen.masked_fill_(~self.present[:, None, None], -math.inf)
 
     def read(self, layer: int) -> KeysValues:
-        return self.store.keys[layer, :, :, : self.length], self.store.values[layer, :, :, : self.length]
+        return self._held[layer]
+
+    @cached_property
+    def _held(self) -> tuple[KeysValues, ...]:
+        """Views of every layer, taken at once: one by one they would cost a step as much as its products."""
+        keys, values = (s.narrow(3, 0, self.length).unbind() for s in (self.store.keys, self.store.values))
+        return tuple(zip(keys, values, strict=True))
 
     def select(self, rows: Tensor) -> "Cache":
         """Copy some rows of the batch, possibly several times: forks of the same evidence."""
