@@ -224,6 +224,8 @@ def test_the_signs_of_the_pyod_manner() -> None:
     np.testing.assert_allclose(p.sum(1), 1)
     assert p[scores.argmax(), 1] == 1
     assert clone(outliers).get_params()["contamination"] == 0.05
+    signs = DEformerDetector(0.05, **TINY).fit_predict(table)
+    assert signs.tolist() == np.where(outliers.labels_, -1, 1).tolist()
 
 
 def test_arrays_polars_and_columns_in_any_order() -> None:

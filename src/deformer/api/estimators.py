@@ -355,6 +355,15 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerDetector":
         """Learn from a table that may hold outliers."""
+        self.learn_and_score(X, X_val)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
+        """Learn from a table and give -1 for its outliers and +1 for all others."""
+        return np.where(self.learn_and_score(X) < self.offset_, -1, 1)
+
+    def learn_and_score(self, X: Any, X_val: Any = None) -> Floats:
+        """Do what `fit` does, and give the rows' `score_samples`, which it needs anyway."""
         if not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
         self._learn(X, X_val)
@@ -363,8 +372,9 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         self.median_ = np.nanmedian(columns, 0)
         self.spread_ = np.maximum(1.4826 * np.nanmedian(np.abs(columns - self.median_), 0), LEAST_SPREAD)
         self.expected_ = np.nanmean(self._strangeness(columns), 0)
-        self.offset_ = float(np.quantile(self._score(terms), self.contamination))
-        return self
+        scores = self._score(terms)
+        self.offset_ = float(np.quantile(scores, self.contamination))
+        return scores
 
     def score_samples(self, X: Any) -> Floats:
         """Say how normal rows are: higher = more normal, 0 on average over the rows of fit.
@@ -417,8 +427,8 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> "DEformerPyOD":
         """Learn from a table that may hold outliers."""
         detector = DEformerDetector() if self.detector is None else clone(self.detector)
-        self.detector_ = detector.set_params(contamination=self.contamination).fit(X)
-        self.decision_scores_, self.threshold_ = self.decision_function(X), -detector.offset_
+        self.detector_ = detector.set_params(contamination=self.contamination)
+        self.decision_scores_, self.threshold_ = -detector.learn_and_score(X), -detector.offset_
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(np.int64)
         return self
 
