@@ -48,6 +48,7 @@ CODES = {
     413: "too_large",
     415: "unknown_type",
 }
+KINDS = ("bool", "int", "float", "str")  # of `wire.Value`: each says why it was none
 MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, ValidationError, InputError, HTTPException, *STATUS)
 
 
@@ -55,8 +56,10 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """Give the status and the body for an error that a client can mend."""
     field: Sequence[str | int] | None = error.field if isinstance(error, FieldError) else None
     if isinstance(error, RequestValidationError | ValidationError):
-        first = error.errors()[0]
+        first, *more = error.errors()
         status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
+        if [e["loc"] for e in more[: len(KINDS) - 1]] == [(*field[:-1], kind) for kind in KINDS[1:]]:
+            field, text = field[:-1], "A value is true or false, a finite number, a text or null."
         if isinstance(error, RequestValidationError):
             field = None if first["type"] == "json_invalid" else field[1:]  # without "body" or "query"
     elif type(error) in STATUS:
