@@ -72,14 +72,14 @@ def of_digits(data: Path, n_rows: int) -> dict[str, Any]:
 
 def picture(results: dict[str, Any], rate: float) -> Figure:
     """Draw the share detected against the fraction of values that have arrived."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, r in results.items():
         axes.plot([t / 10 for t in TENTHS], r[f"detected_at_{rate}"], marker=".", label=name)
     axes.set(
         xlabel="fraction of values that have arrived", ylabel=f"detected at {rate:.0%} false alarms", ylim=(0, 1.02)
     )
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     return figure
 
 
