@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from benchmarks.tables.anomaly import SETS
 from deformer import DEformer, Rows, generator, load_source, pretrained
 from deformer.api import tables
 from deformer.data.table import subset
-from deformer.tasks.streaming import excess_of_prefixes
+from deformer.tasks.streaming import excess_of_prefixes, thresholds
 from deformer.train.process import keep_memory
 
 Part = tuple[Rows, Tensor | None]  # codes, and ln p(value | code) of labels and levels
@@ -40,7 +39,7 @@ def detection(
     at = [max(1, round(n * tenth / 10)) - 1 for tenth in TENTHS]
     results = {}
     for rate in RATES:
-        limits = torch.nanquantile(prefixes[0], 1 - rate, dim=0)
+        limits = thresholds(prefixes[0], rate, n_orders)
         for name, excess in (("false", prefixes[1]), ("detected", prefixes[2])):
             columns = [(excess[:, i][~excess[:, i].isnan()], limits[i]) for i in at]
             results[f"{name}_at_{rate}"] = [float((known > limit).double().mean()) for known, limit in columns]

@@ -12,7 +12,7 @@ from deformer.errors import InputError
 from deformer.nn.model import DEformer, new_model
 from deformer.tasks.density import log_prob
 from deformer.tasks.pool import SessionPool
-from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes
+from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes, thresholds
 
 EVERY = pytest.mark.parametrize("config", CONFIGS)
 
@@ -231,6 +231,15 @@ def test_alarms_keep_their_rate_at_every_length() -> None:
     assert [session.observe(*pair).alarm for pair in told[:3]] == [True, False, False]
     with pytest.raises(InputError, match="rate"):
         calibrate(model, rows, 1.5, generator=generator(0))
+
+
+def test_thresholds_of_few_rows_keep_the_rate_on_average() -> None:
+    draws = torch.randn(2000, 60, 2, generator=generator(0))
+    above = torch.stack([(t[39:] > thresholds(t[:39], 0.05, 1)).double().mean(0) for t in draws])
+    torch.testing.assert_close(above.mean(0), torch.full((2,), 0.05, dtype=torch.float64), rtol=0, atol=0.005)
+    some = torch.tensor([[1.0, math.nan], [2.0, 7.0], [3.0, math.nan]])
+    assert thresholds(some, 0.05, 1).tolist() == [3.0, 7.0]
+    assert thresholds(some.repeat_interleave(2, 0), 0.5, 2).tolist() == [2.0, 7.0]
 
 
 def test_prefixes_skip_what_is_missing() -> None:

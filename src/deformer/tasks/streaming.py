@@ -333,11 +333,12 @@ def calibrate(
     generator: torch.Generator,
     log_base: Tensor | None = None,
 ) -> Alarms:
-    """Choose thresholds so that ordinary rows raise an alarm at the given rate, at each number of values.
+    """Choose thresholds so that ordinary rows raise an alarm at the given rate at most, at each number of values.
 
     Args:
         values: Ordinary rows that the model was not trained on. Longer prefixes than theirs share the last threshold.
-        rate: Share of them above each threshold.
+        rate: Share of ordinary rows above each threshold; fewer than 1 / rate rows cannot show it, and give their
+            highest excess.
         log_base: As in `excess_of_prefixes`.
 
     Raises:
@@ -349,4 +350,19 @@ def calibrate(
     known = excess[:, ~excess.isnan().all(0)]
     if not known.shape[1]:
         raise InputError("Thresholds need rows with at least one value.")
-    return Alarms(tuple(torch.nanquantile(known, 1 - rate, dim=0).tolist()), rate)
+    return Alarms(tuple(thresholds(known, rate, n_orders).tolist()), rate)
+
+
+def thresholds(excess: Float[Tensor, "prefixes features"], rate: float, n_orders: int) -> Float[Tensor, "features"]:
+    """Give what `excess_of_prefixes` of a new ordinary row exceeds at a rate, from that of n rows under several orders.
+
+    The new row is as likely to have any rank among n + 1 as another, so that the threshold is the one of rank
+    (n + 1)(1 - rate) among n, rounded up.
+
+    References:
+        Algorithmic Learning in a Random World (Vovk, Gammerman & Shafer, 2005): conformal prediction.
+    """
+    known = (~excess.isnan()).sum(0)
+    ranks = ((known / n_orders + 1).double() * (1 - rate) * n_orders - 1e-9).ceil().long()
+    ranks = ranks.minimum(known).clamp(min=1)
+    return excess.sort(0).values.gather(0, ranks[None] - 1)[0]  # NaN comes last
