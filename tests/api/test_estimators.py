@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.models import mixed
 
+from deformer.api import tables
 from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
 from deformer.errors import CheckpointError, InputError
 
@@ -367,3 +369,30 @@ def test_bad_choices() -> None:
         DEformerDensity(**TINY).fit(pd.DataFrame({"a": [{}, "x"]}))
     with pytest.raises(ValueError, match="no rows"):
         DEformerDensity(**TINY).fit(table).score_samples(table[:0])
+
+
+def test_columns_without_values_do_not_come_before_others_in_draws() -> None:
+    table = pd.DataFrame({"empty": [np.nan] * 60, "gone": pd.array([None] * 60, dtype="str"), "x": [0, 1, 2] * 20})
+    density = DEformerDensity(**TINY).fit(table)
+    orders = tables._orders(density.table_, torch.zeros(50, 3, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert (orders[:, 0] == 2).all()
+    assert density.sample(20)["x"].isin([0, 1, 2]).all()
+
+
+def test_whole_numbers_as_labels_are_imputed() -> None:
+    table = mixed(60)[["size", "price"]].assign(n=[1, 2, 3] * 20)
+    imputer = DEformerImputer(**TINY, kinds={"n": "label"}).fit(table)
+    assert imputer.transform(table)["n"].tolist() == table["n"].tolist()
+    holes = table.assign(n=table["n"].astype("Int64").mask(table.index == table.index[3]))
+    assert imputer.transform(holes)["n"].notna().all()
+
+
+def test_expectations_of_rows_with_holes_alone_are_those_of_all() -> None:
+    table = mixed(60)
+    imputer = DEformerImputer(**TINY).fit(table)
+    holes = table.mask(np.random.default_rng(0).random(table.shape) < 0.03)
+    filled = imputer.transform(holes)
+    rows = holes.isna().any(axis=1).to_numpy()
+    assert 0 < rows.sum() < 60
+    pd.testing.assert_frame_equal(filled[rows], imputer.transform(holes[rows]), check_dtype=False)
+    pd.testing.assert_frame_equal(imputer.transform(filled), filled)

@@ -18,3 +18,15 @@ def test_the_type_of_a_label_does_not_depend_on_its_chunk(tmp_path: Path) -> Non
     chunks = list(read_chunks(path, 2, ["code"]))
     assert [list(chunk["code"].dropna()) for chunk in chunks] == [["A1", "12"], ["13"]]
     assert chunks[1]["n"].tolist() == [3, 4]
+
+
+def test_moments_across_a_change_of_the_clocks(tmp_path: Path) -> None:
+    times = ["2024-03-30T12:00:00+01:00", "2024-04-01T12:00:00+02:00"]
+    (tmp_path / "log.csv").write_text("when,x\n" + "".join(f"{t},1\n" for t in times))
+    frame = read_all(tmp_path / "log.csv")
+    assert [str(t) for t in frame["when"]] == ["2024-03-30 11:00:00+00:00", "2024-04-01 10:00:00+00:00"]
+
+
+def test_labels_keep_their_zeros(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("zip,x\n01234,1\n1234,2\n")
+    assert read_all(tmp_path / "people.csv", ["zip"])["zip"].tolist() == ["01234", "1234"]

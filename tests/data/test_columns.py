@@ -118,3 +118,12 @@ def test_labels_keep_their_types() -> None:
     assert isinstance(column, Labels)
     values = np.array([1, "1", 2.5], dtype=object)
     assert column.decode(column.encode(values)[0]).tolist() == [1, "1", 2.5]
+
+
+def test_a_level_in_float32_is_the_level() -> None:
+    column = numeric_column(np.array([0.1, 0.2, 0.7] * 50), 1)
+    exact, rounded = (
+        column.encode(np.array([0.1, 0.7], dtype=t).astype(np.float64))[1] for t in (np.float64, np.float32)
+    )
+    np.testing.assert_array_equal(exact, rounded)
+    assert column.encode(np.array([0.1001]))[1] < exact[0] - 1

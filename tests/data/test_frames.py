@@ -1,4 +1,5 @@
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -125,3 +126,47 @@ def test_a_codec_travels_as_json() -> None:
 
 def test_names_become_text() -> None:
     assert list(as_frame(pd.DataFrame([[1, 2]], columns=[3, 4])).columns) == ["3", "4"]
+
+
+def test_the_largest_numbers_of_small_types_come_back() -> None:
+    for dtype, most in (("uint8", 255), ("int8", 127), ("Int16", 2**15 - 1), ("UInt8", 255), ("int64", 2**62)):
+        table = pd.DataFrame({"x": pd.array([0, most] * 20, dtype=dtype)})
+        codec = make_codec(table)
+        decoded = codec.decode(codec.encode(table)[0].values.double().numpy())
+        pd.testing.assert_frame_equal(decoded, table)
+
+
+def test_whole_numbers_taken_for_labels_stay_whole_beside_holes() -> None:
+    codec = make_codec(
+        pd.DataFrame({"n": [1, 2] * 10, "m": pd.array([3, 4] * 10, dtype="Int64")}, dtype=None), {"n": "label"}
+    )
+    values = np.array([1, None, 2], dtype=object)
+    assert codec.restore({"n": values, "m": np.array([3.2, np.nan, 4.0])})["n"].tolist() == [1, None, 2]
+    assert codec.restore({"n": values, "m": np.array([3.2, np.nan, 4.0])})["m"].dtype == "Int64"
+
+
+def test_categories_of_any_kind_travel_as_json() -> None:
+    for categories in (
+        pd.cut(pd.Series(range(40)), 4),
+        pd.Categorical(pd.to_datetime(["2024-01-01", "2024-02-01"] * 20)),
+    ):
+        table = pd.DataFrame({"c": categories})
+        codec = Codec.from_dict(json.loads(json.dumps(make_codec(table).to_dict())))
+        rows, _ = codec.encode(table)
+        assert rows.observed.all()
+        assert codec.decode(rows.values.double().numpy())["c"].tolist() == table["c"].astype(str).tolist()
+
+
+def test_tables_get_their_own_names_back() -> None:
+    for names in ([0, 1], pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])):
+        table = pd.DataFrame(np.arange(40.0).reshape(20, 2), columns=names)
+        codec = make_codec(table, {list(table.columns)[0]: "number"})
+        holes = table.mask(table == 6.0)
+        filled = codec.fill(holes, codec.decode(codec.encode(table)[0].values.double().numpy()))
+        assert filled.columns.equals(table.columns)
+        assert not table.fillna(filled).isna().any().any()
+
+
+def test_decimals_are_numbers() -> None:
+    table = pd.DataFrame({"price": [Decimal(i) / 100 for i in range(300)]})
+    assert make_codec(table).describe()["coded as"].tolist() == ["numbers"]

@@ -100,3 +100,9 @@ def test_marginals_count(name: str) -> None:
     x = torch.tensor([0.0] * 600 + [1.0] * 400, dtype=torch.float64)
     _, p = each_label(family, family.marginal(x)[None])
     torch.testing.assert_close(p[0, :2], torch.tensor([0.6, 0.4], dtype=torch.float64), rtol=0, atol=5e-3)
+
+
+def test_marginals_of_more_numbers_than_quantiles_take() -> None:
+    x = torch.linspace(-1, 1, 2**24 + 10)
+    means = Mixture(4).marginal(x)[4:8]
+    torch.testing.assert_close(means, torch.tensor([-0.75, -0.25, 0.25, 0.75]), rtol=0, atol=1e-3)

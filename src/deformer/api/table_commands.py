@@ -38,8 +38,8 @@ def fit(
     """Learn a density from a file and write it; say why the training ended."""
     keep_memory()
     check_output(output, [".deformer", ".safetensors"])
-    frame = read_all(path)
-    held_out = None if validation is None else read_all(validation)
+    frame = read_all(path, labels)
+    held_out = None if validation is None else read_all(validation, labels)
     kinds = {**dict.fromkeys(labels, "label"), **dict.fromkeys(numbers, "number")}
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.columns import Column, Labels, has_order, values_of
+from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
@@ -22,8 +22,8 @@ from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State, new_model
 from deformer.nn.tokens import EmbeddingTokens
 from deformer.tasks.density import batches, log_prob_terms
-from deformer.tasks.imputation import impute
 from deformer.tasks.predictive import Predictive, ask_together
+from deformer.tasks.sampling import complete as draw_missing
 from deformer.tasks.sampling import observe_known, sample
 from deformer.tasks.streaming import Alarms, calibrate
 from deformer.train.checkpoint import describe, load, read_header, write_tensors
@@ -91,7 +91,7 @@ def learn(
     table: Any,
     validation: Any = None,
     *,
-    kinds: Mapping[str, str | Column] | None = None,
+    kinds: Mapping[Any, str | Column] | None = None,
     levels: bool = True,
     minutes: float | None = 3.0,
     epochs: float | None = None,
@@ -171,13 +171,19 @@ def terms_of(
     table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None = None, given: Names = ()
 ) -> Floats:
     """Give what `terms` does of rows that are encoded already."""
+    return torch.stack(list(_by_order(table, rows, log_base, n_orders, targets, given))).numpy()
+
+
+def _by_order(
+    table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None, given: Names
+) -> Iterator[Tensor]:
+    """Give the terms of `terms_of`, (rows, features), an order at a time."""
     scored = log_base.new_zeros(log_base.shape[1]).bool()
     scored[rows.schema.index(rows.schema.names if targets is None else targets)] = True
     scored[rows.schema.index(given)] = False
-    asked = sequences(table, n_orders)
-    parts = [log_prob_terms(table.model, rows, sequence=s, targets=targets, given=given).double() for s in asked]
-    per_order: Floats = (torch.stack(parts) + log_base * scored).numpy()
-    return per_order
+    for sequence in sequences(table, n_orders):
+        terms = log_prob_terms(table.model, rows, sequence=sequence, targets=targets, given=given)
+        yield terms.double() + log_base * scored
 
 
 def log_prob(
@@ -189,7 +195,9 @@ def log_prob(
     given: Names = (),
 ) -> Floats:
     """Give ln p(row), or of some columns, or of some given others, in nats; higher is more normal."""
-    return combined(terms(table, values, n_orders, targets, given)[0].sum(-1), combine)
+    rows, log_base = table.codec.encode(values)
+    per_order = [terms.sum(-1) for terms in _by_order(table, rows, log_base, n_orders, targets, given)]
+    return combined(torch.stack(per_order).numpy(), combine)
 
 
 def combined(per_order: Floats, combine: Combine) -> Floats:
@@ -205,7 +213,9 @@ def draw_rows(table: TableModel, n: int, given: Any = None, seed: int | None = N
     """Draw rows, keeping the evidence of one given row, or of n rows."""
     seed = table.seed if seed is None else seed
     evidence = None if given is None else table.codec.encode(given)[0]
-    codes = sample(table.model, n, given=evidence, generator=generator(seed, "sample")).double().numpy()
+    draws = generator(seed, "sample")
+    orders = _orders(table, torch.zeros(n, len(table.codec.names), dtype=torch.bool), draws)
+    codes = sample(table.model, n, given=evidence, orders=orders, generator=draws).double().numpy()
     drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
     if given is None:
         return drawn
@@ -217,9 +227,16 @@ def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.Data
     """Draw every missing value of a table jointly, given what its row has; what is there comes back as it was."""
     seed = table.seed if seed is None else seed
     rows, _ = table.codec.encode(values)
-    codes = impute(table.model, rows, generator=generator(seed, "impute"))[0].double().numpy()
+    draws = generator(seed, "impute")
+    codes = draw_missing(table.model, rows, _orders(table, rows.observed, draws), draws).double().numpy()
     drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
     return table.codec.fill(values, drawn)
+
+
+def _orders(table: TableModel, observed: Tensor, draws: torch.Generator) -> Tensor:
+    """Draw orders in which columns without a value in fit come last: nobody learned what their values tell."""
+    learned = [not isinstance(c, Nothing) and getattr(c, "labels", True) != () for c in table.codec.columns]
+    return random_orders(observed, draws, torch.tensor(learned).expand_as(observed))
 
 
 def complete_expected(table: TableModel, values: Any, strategy: str) -> pd.DataFrame:
@@ -286,6 +303,8 @@ def expect(
     """
     rows, _ = table.codec.encode(values)
     answers = {name: np.full(len(rows), None, dtype=object) for name in questions}
+    holed = (~rows.observed).any(1).nonzero()[:, 0]
+    rows = rows[holed]
     for b, states in _states(table, rows, ORDERS):
         missing = ~rows.observed[b]
         named = [(n, at) for n, at in zip(questions, rows.schema.index(questions), strict=True) if missing[:, at].any()]
@@ -297,7 +316,7 @@ def expect(
             holes = missing[:, at].nonzero()[:, 0]
             joined = Conditionals.joined([c.only(i, holes) for c in conditionals])
             predictive = Predictive(table.codec.columns[at], joined, len(states))
-            answers[name][b.start + holes.numpy()] = questions[name](predictive)
+            answers[name][holed[b][holes].numpy()] = questions[name](predictive)
     return answers
 
 

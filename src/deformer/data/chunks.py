@@ -47,12 +47,15 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
         raise InputError(f"{path} holds no rows.")
 
 
-def read_all(path: Path) -> pd.DataFrame:
-    """Read a whole table; text of nothing but days or moments, as ISO 8601 writes them, becomes moments."""
-    frame = pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
-    return frame.assign(
-        **{str(name): pd.to_datetime(frame[name], format="ISO8601") for name in frame if _holds_moments(frame[name])}
-    )
+def read_all(path: Path, labels: Collection[str] = ()) -> pd.DataFrame:
+    """Read a whole table; text of nothing but days or moments, as ISO 8601 writes them, becomes moments.
+
+    Args:
+        labels: Columns that stay text whatever they look like.
+    """
+    frame = pd.concat(read_chunks(path, sys.maxsize, labels), ignore_index=True)
+    names = [name for name in frame if name not in labels and _holds_moments(frame[name])]
+    return frame.assign(**{str(name): _moments(frame[name]) for name in names})
 
 
 def _holds_moments(series: "pd.Series[Any]") -> bool:
@@ -61,7 +64,18 @@ def _holds_moments(series: "pd.Series[Any]") -> bool:
         return False
     if not known.astype(str).str.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?").all():
         return False
-    return bool(pd.to_datetime(known, format="ISO8601", errors="coerce").notna().all())
+    try:
+        return bool(_moments(known).notna().all())
+    except (ValueError, OverflowError):
+        return False
+
+
+def _moments(series: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read ISO 8601; moments whose offsets differ from row to row, as those of local time do, in UTC."""
+    try:
+        return pd.to_datetime(series, format="ISO8601")
+    except ValueError:
+        return pd.to_datetime(series, format="ISO8601", utc=True)
 
 
 def _text_file(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:

@@ -51,13 +51,22 @@ class Levels:
         known, numbers = np.asarray(self.levels), values.astype(np.float64)
         codes = np.searchsorted((known[1:] + known[:-1]) / 2, numbers).astype(np.float64)
         codes[np.isnan(numbers)] = np.nan
-        off = np.nan_to_num(np.abs(numbers - self.decode(codes)))
+        level = self.decode(codes)
+        off = np.where(_alike_in_float32(numbers, level), 0.0, np.nan_to_num(np.abs(numbers - level)))
         width = (known[-1] - known[0]) / len(known) or max(abs(known[-1]), 1.0)
         elsewhere = -math.log(self.n_cells + 1) - 2 * np.log1p(off / width) - math.log(2 * width)
         return codes, np.where(off == 0, math.log(self.n_cells / (self.n_cells + 1)), elsewhere)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         return _look_up(np.asarray(self.levels), codes, np.nan)
+
+
+def _alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
+    """Say where one of two numbers is the other one as float32 rounds it."""
+    with np.errstate(over="ignore"):
+        rounded_a, rounded_b = (x.astype(np.float32).astype(np.float64) for x in (a, b))
+    alike: npt.NDArray[np.bool_] = (rounded_a == b) | (a == rounded_b)
+    return alike
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Frames: tables as people hold them, in pandas, polars or arrays, and the rows of codes that a model sees."""
 
+import decimal
 import numbers
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,15 +162,16 @@ class Codec:
         return _restore(days, dtype) if pd.api.types.is_datetime64_any_dtype(dtype) else pd.Series(days)
 
     def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
-        """Put guesses where a table has no value of its own, under its index; columns are those of fit."""
+        """Put guesses where a table has no value of its own, under its index and names; columns are those of fit."""
         frame = self.frame_of(table)
+        own_names = {str(name): name for name in table.columns} if isinstance(table, pd.DataFrame) else {}
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
             own = (as_fitted(frame[name], dtype) if name in frame else guess).astype(object)
             whole = own.where(own.notna(), guess.astype(object))
             filled[name] = _typed(whole, dtype)
-        return pd.DataFrame(filled)
+        return pd.DataFrame(filled).set_axis([own_names.get(name, name) for name in self.names], axis=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Write the codec as JSON can hold it.
@@ -203,7 +205,7 @@ class Codec:
         return pd.DataFrame(lines).set_index("name")
 
 
-def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None, levels: bool = True) -> Codec:
+def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, levels: bool = True) -> Codec:
     """Choose how to code every column of a table.
 
     Args:
@@ -218,7 +220,7 @@ def make_codec(table: Any, kinds: Mapping[str, str | Column] | None = None, leve
         >>> make_codec(table).describe()["coded as"].tolist()
         ['numbers', 'labels']
     """
-    frame, kinds = as_frame(table), dict(kinds or {})
+    frame, kinds = as_frame(table), {str(name): kind for name, kind in (kinds or {}).items()}
     if not len(frame):
         raise InputError("The table holds no rows.")
     for name, kind in kinds.items():
@@ -247,7 +249,7 @@ def _is_numeric(series: "pd.Series[Any]") -> bool:
     known = series.dropna()
     if series.dtype != object:
         return False
-    return all(isinstance(v, (numbers.Real, np.bool_)) and not isinstance(v, bool) for v in known)
+    return all(isinstance(v, (numbers.Real, np.bool_, decimal.Decimal)) and not isinstance(v, bool) for v in known)
 
 
 def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
@@ -330,7 +332,9 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
         series = series.map(lambda v: v if isinstance(v, WRITABLE) and v in dtype.categories else by_text.get(v))
     if pd.api.types.is_integer_dtype(dtype):
         limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
-        series = series.round().clip(float(limits.min), np.nextafter(float(limits.max), 0))
+        most = float(limits.max) if int(float(limits.max)) == limits.max else np.nextafter(float(limits.max), 0)
+        if series.dtype.kind == "f":  # numbers that were taken for labels are whole already
+            series = series.round().clip(float(limits.min), most)
     if missing and isinstance(dtype, np.dtype) and dtype.kind in "iub":
         return series  # these types know no missing values
     if pd.api.types.is_bool_dtype(dtype) and not missing:
@@ -350,7 +354,7 @@ def _typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
 
 def _dtype_to_json(dtype: Any) -> Any:
     if isinstance(dtype, pd.CategoricalDtype):
-        return {"categories": dtype.categories.tolist(), "ordered": bool(dtype.ordered)}
+        return {"categories": [_as_label(c) for c in dtype.categories], "ordered": bool(dtype.ordered)}
     return str(dtype)
 
 

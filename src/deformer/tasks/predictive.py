@@ -54,7 +54,8 @@ class Predictive:
         if n is None:
             raise InputError("A column of numbers has no probabilities; ask for quantiles or the cdf.")
         p = self.conditionals.probabilities(n).view(self.n_orders, -1, n).mean(0)
-        probabilities: Codes = p.double().cpu().numpy()
+        p = p.double() / p.double().sum(1, keepdim=True)  # in float32 they sum to 1 only nearly
+        probabilities: Codes = p.cpu().numpy()
         return probabilities
 
     def mean(self) -> Codes:
@@ -72,6 +73,10 @@ class Predictive:
             unit = np.abs(np.diff(self.column.decode(np.array([0.0, 1.0]))))
             straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
             return straight
+        if self._levels is not None:
+            off = self._levels - self._moment(1)[:, None]
+            of_levels: Codes = np.sqrt((self.probabilities() * off**2).sum(1))
+            return of_levels
         spread: Codes = np.sqrt(np.maximum(self._moment(2) - self._moment(1) ** 2, 0.0))
         return spread
 
