@@ -160,7 +160,7 @@ def test_categories_of_any_kind_travel_as_json() -> None:
 def test_tables_get_their_own_names_back() -> None:
     for names in ([0, 1], pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])):
         table = pd.DataFrame(np.arange(40.0).reshape(20, 2), columns=names)
-        codec = make_codec(table, {list(table.columns)[0]: "number"})
+        codec = make_codec(table, {next(iter(table.columns)): "number"})
         holes = table.mask(table == 6.0)
         filled = codec.fill(holes, codec.decode(codec.encode(table)[0].values.double().numpy()))
         assert filled.columns.equals(table.columns)
