@@ -167,6 +167,12 @@ def test_tables_get_their_own_names_back() -> None:
         assert not table.fillna(filled).isna().any().any()
 
 
+def test_labels_that_were_text_are_known_as_numbers() -> None:
+    codec = make_codec(pd.DataFrame({"code": ["1", "2", None] * 10}))
+    as_text, as_numbers = (codec.encode(pd.DataFrame({"code": pd.Series(c)}))[0] for c in (["1", "2"], [1, 2]))
+    assert as_text.values.equal(as_numbers.values)
+
+
 def test_decimals_are_numbers() -> None:
     table = pd.DataFrame({"price": [Decimal(i) / 100 for i in range(300)]})
     assert make_codec(table).describe()["coded as"].tolist() == ["numbers"]

@@ -111,13 +111,13 @@ class Codec:
         frame = self.frame_of(table)
         if not len(frame):
             raise InputError("The table holds no rows.")
-        nothing = np.full(len(frame), np.nan)
-        pairs = [
-            column.encode(_plain(as_fitted(frame[name], dtype), isinstance(column, Labels)))
-            if name in frame
-            else (nothing, nothing)
-            for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
-        ]
+        nothing, texts, pairs = np.full(len(frame), np.nan), set(self.text_labels), []
+        for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
+            if name in frame:
+                values = _plain(as_fitted(frame[name], dtype), isinstance(column, Labels))
+                pairs.append(column.encode(_as_text(values) if name in texts else values))
+            else:
+                pairs.append((nothing, nothing))
         codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
         rows = as_rows(codes, self.schema)
         return rows, log_base.masked_fill(~rows.observed, 0)
@@ -275,6 +275,12 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
     if np.isinf(values).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
     return values
+
+
+def _as_text(labels: Values) -> Values:
+    """Spell labels that were text in fit and are numbers now, as a file may be read."""
+    spelled: Values = np.array([v if v is None else str(v) for v in labels], dtype=object)
+    return spelled
 
 
 def _as_label(value: Any) -> Any:
