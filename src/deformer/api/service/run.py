@@ -18,6 +18,9 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import read_all
 from deformer.errors import InputError
 
+# Seconds that idle connections stay open: longer than clients keep theirs (httpx: 5), lest one closes as a request comes.
+KEEP_ALIVE = 75
+
 
 def open_engine(model: str, device: str, ordinary: Path | None = None, rate: float = 0.01) -> Engine:
     """Load a model of a table, or any other, and calibrate its alarms on ordinary rows if there are any."""
@@ -55,4 +58,12 @@ def serve(engine: Engine, host: str, port: int, admission: Admission, limits: Li
         make_folder(snapshots)
     app = make_app(engine, admission=admission, limits=limits, snapshots=snapshots)
     patience = math.ceil(limits.seconds) + 1
-    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=patience, ws_max_size=2**16)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="info",
+        timeout_graceful_shutdown=patience,
+        timeout_keep_alive=KEEP_ALIVE,
+        ws_max_size=2**16,
+    )
