@@ -18,7 +18,7 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import read_all
 from deformer.errors import InputError
 
-# Seconds that idle connections stay open: longer than clients keep theirs (httpx: 5), lest one closes as a request comes.
+# Seconds that idle connections stay open: longer than clients keep theirs, lest one closes just as a request comes.
 KEEP_ALIVE = 75
 
 
