@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
-from deformer.api.tables import table_network, table_training
+from deformer.api.tables import table_training
 from deformer.api.training import with_parts
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
@@ -126,14 +126,13 @@ FEW_ROWS = 50_000
 
 
 def ours(network: dict[str, Any], orders: str = "random") -> Callable[[Source], Contender]:
-    """Make a DEformer; on few rows with the network and the recipe of tables, which guard against overfitting."""
+    """Make a DEformer; on few rows it learns by the recipe of tables, which guards against overfitting."""
 
     def make(source: Source) -> Contender:
         n_rows, n_features = len(source.train), len(source.schema)
         if n_rows < FEW_ROWS:
             recipe = table_training(n_rows, n_features, minutes=None, epochs=None, steps=None, seed=0)
-            shape = {**asdict(table_network(n_rows, n_features)), **network}
-            return Ours(source.schema, shape, {**asdict(recipe), "epochs": None}, orders)
+            return Ours(source.schema, network, {**asdict(recipe), "epochs": None}, orders)
         return Ours(source.schema, network, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
 
     return make
