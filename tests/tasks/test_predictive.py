@@ -50,6 +50,13 @@ def test_moments_are_those_of_draws(name: str) -> None:
     np.testing.assert_allclose(p.std(), values.std(1), rtol=0.08)
 
 
+def test_the_spread_of_levels_does_not_depend_on_where_they_lie() -> None:
+    p = predictive("levels")
+    far = Predictive(Levels((1e9 - 1, 1e9, 1e9 + 4), 999), p.conditionals)
+    np.testing.assert_allclose(far.std(), p.std(), rtol=1e-5)
+    np.testing.assert_allclose(far.mean() - 1e9, p.mean(), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["levels", "flag", "numbers", "bent"])
 def test_quantiles_and_cdf_are_those_of_draws(name: str) -> None:
     values, p, q = drawn(name).astype(float), predictive(name), np.array([0.05, 0.5, 0.9])

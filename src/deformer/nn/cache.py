@@ -99,7 +99,7 @@ class Cache:
 
     @cached_property
     def _held(self) -> tuple[KeysValues, ...]:
-        """Views of every layer, taken at once: one by one they would cost a step as much as its products."""
+        """Views of every layer, taken at once: in a step of one value, each further operation on a tensor counts."""
         keys, values = (s.narrow(3, 0, self.length).unbind() for s in (self.store.keys, self.store.values))
         return tuple(zip(keys, values, strict=True))
 

@@ -180,7 +180,7 @@ def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) 
 class State:
     """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was.
 
-    It works in PyTorch's inference mode: no gradients flow, and small steps cost a tenth less.
+    It works in PyTorch's inference mode: no gradients flow, and small steps cost less.
 
     Args:
         room: Observations that space is made for at once.

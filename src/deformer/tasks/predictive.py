@@ -63,7 +63,7 @@ class Predictive:
         self._require_numbers()
         if self._is_straight:
             return self.column.decode(self._by_order(self.conditionals.mean()).mean(0))
-        return self._moment(1)
+        return self._moment(1) if self._levels is None else self._of_levels(self._levels)[0]
 
     def std(self) -> Codes:
         """Give the standard deviation of numbers or levels."""
@@ -74,9 +74,7 @@ class Predictive:
             straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
             return straight
         if self._levels is not None:
-            off = self._levels - self._moment(1)[:, None]
-            of_levels: Codes = np.sqrt((self.probabilities() * off**2).sum(1))
-            return of_levels
+            return self._of_levels(self._levels)[1]
         spread: Codes = np.sqrt(np.maximum(self._moment(2) - self._moment(1) ** 2, 0.0))
         return spread
 
@@ -120,10 +118,13 @@ class Predictive:
         if not has_order(self.column):
             raise InputError("Labels have no order: ask for their probabilities or the mode.")
 
+    def _of_levels(self, levels: Codes) -> tuple[Codes, Codes]:
+        """Give the mean and the standard deviation of levels, by deviations: these may be far smaller than levels."""
+        p = self.probabilities()
+        mean = p @ levels
+        return mean, np.sqrt((p * (levels - mean[:, None]) ** 2).sum(1))
+
     def _moment(self, power: int) -> Codes:
-        if self._levels is not None:
-            moment: Codes = self.probabilities() @ self._levels**power
-            return moment
         slices = (np.arange(N_SLICES) + 0.5) / N_SLICES
         expected: Codes = (self.quantile(slices) ** power).mean(1)
         return expected

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from deformer.api.service.batching import Busy
 from deformer.api.service.engine import FieldError
 from deformer.api.service.sessions import Conflict, NotThere, TooMany
+from deformer.api.service.wire import Value
 from deformer.errors import InputError
 
 CLOSE = {"Connection": "close"}  # so that the rest of a body is not waited for
@@ -48,7 +50,7 @@ CODES = {
     413: "too_large",
     415: "unknown_type",
 }
-KINDS = ("bool", "int", "float", "str")  # of `wire.Value`: each says why it was none
+KINDS = [kind.__name__ for kind in get_args(Value) if kind is not NoneType]  # each says why a value was none
 MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, ValidationError, InputError, HTTPException, *STATUS)
 
 
@@ -56,9 +58,10 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """Give the status and the body for an error that a client can mend."""
     field: Sequence[str | int] | None = error.field if isinstance(error, FieldError) else None
     if isinstance(error, RequestValidationError | ValidationError):
-        first, *more = error.errors()
+        errors = error.errors()
+        first = errors[0]
         status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
-        if [e["loc"] for e in more[: len(KINDS) - 1]] == [(*field[:-1], kind) for kind in KINDS[1:]]:
+        if [e["loc"] for e in errors[: len(KINDS)]] == [(*field[:-1], kind) for kind in KINDS]:
             field, text = field[:-1], "A value is true or false, a finite number, a text or null."
         if isinstance(error, RequestValidationError):
             field = None if first["type"] == "json_invalid" else field[1:]  # without "body" or "query"
