@@ -22,7 +22,6 @@ PATTERNS = ("random", "by_value")
 CASES = tuple(f"{name}-{pattern}-{seed}" for name in FILES for pattern in PATTERNS for seed in range(5))
 PEERS = ("iterative", "knn", "miceforest")
 MISSING = 0.2
-DRAWS = 3  # of miceforest
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -127,21 +126,17 @@ def _undo(filled: pd.DataFrame, name: str, original: "pd.Series[Any]") -> "pd.Se
 
 
 def _miceforest(fit: pd.DataFrame, use: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Fill by the predictions of its trees, since what is compared are expectations, not draws.
+
+    It fills new rows worse than their columns' means do (`impute_new_data` of 6.0.5), so it learns from them as well.
+    """
     import miceforest
 
     both = pd.concat([fit, use], ignore_index=True)
     both = both.astype({c: "category" for c in both if both[c].dtype.kind not in "if"})
-    kernel = miceforest.ImputationKernel(both[: len(fit)], num_datasets=DRAWS, random_state=seed)
+    kernel = miceforest.ImputationKernel(both, num_datasets=1, mean_match_candidates=0, random_state=seed)
     kernel.mice(5)
-    filled = kernel.impute_new_data(both[len(fit) :].reset_index(drop=True))
-    draws = [filled.complete_data(k).set_axis(use.index) for k in range(DRAWS)]
-    return pd.DataFrame({name: _together([draw[name] for draw in draws]) for name in use})
-
-
-def _together(draws: "list[pd.Series[Any]]") -> "pd.Series[Any]":
-    """Take the mean of drawn numbers, and the most frequent of drawn labels: what is compared are expectations."""
-    table = pd.concat(draws, axis=1)
-    return table.mean(axis=1) if draws[0].dtype.kind in "if" else table.astype(object).mode(axis=1)[0]
+    return kernel.complete_data(0)[len(fit) :].set_axis(use.index)
 
 
 def _errors(filled: pd.DataFrame, truth: pd.DataFrame, hidden: Mask, fit: pd.DataFrame) -> dict[str, Any]:

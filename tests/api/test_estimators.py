@@ -1,5 +1,6 @@
 import math
 import pickle
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -228,6 +229,30 @@ def test_the_signs_of_the_pyod_manner() -> None:
     assert clone(outliers).get_params()["contamination"] == 0.05
     signs = DEformerDetector(0.05, **TINY).fit_predict(table)
     assert signs.tolist() == np.where(outliers.labels_, -1, 1).tolist()
+
+
+def test_fit_may_be_told_other_than_the_constructor() -> None:
+    table = mixed(60)
+    density = DEformerDensity(**TINY).fit(table, steps=2, minutes=None, kinds={"size": "label"})
+    assert density.history_.points[-1].step == 2
+    assert density.table_.codec.describe().loc["size", "coded as"] == "labels"
+    assert density.get_params() == DEformerDensity(**TINY).get_params()
+    assert DEformerImputer(**TINY).fit(table, steps=2).history_.points[-1].step == 2
+    assert DEformerDetector(**TINY).fit(table, steps=2).history_.points[-1].step == 2
+    with pytest.raises(TypeError, match="hours"):
+        density.fit(table, hours=2)
+
+
+def test_dates_of_polars_are_filled_as_dates() -> None:
+    days = [date(2024, 1, 1) + timedelta(days=i) for i in range(60)]
+    table = pl.DataFrame({"day": [None, *days[1:]], "n": pl.Series([*range(59), None], dtype=pl.Int64)})
+    filled = DEformerImputer(**TINY).fit(table).transform(table)
+    assert filled.schema == table.schema
+    assert not any(filled.null_count().row(0))
+    assert filled[1:59].equals(table[1:59])
+    density = DEformerDensity(**TINY).fit(table)
+    assert density.conditional(table, "day")["0.5"].dtype.kind == "M"
+    assert density.sample(3)["day"].map(type).unique().tolist() == [date]
 
 
 def test_arrays_polars_and_columns_in_any_order() -> None:

@@ -1,4 +1,5 @@
 import json
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from deformer.data.columns import Labels, Levels, Nothing, Numbers
-from deformer.data.frames import Codec, as_frame, make_codec
+from deformer.data.frames import Codec, as_frame, like, make_codec
 from deformer.errors import InputError
 
 N = 60
@@ -26,6 +27,9 @@ FRAME = pd.DataFrame(
         "category": pd.Categorical(["low", "high", None] * (N // 3), ["low", "middle", "high"], ordered=True),
         "when": pd.to_datetime("2024-02-29") + pd.to_timedelta(RANDOM.integers(0, 10**6, N), unit="s"),
         "zoned": pd.date_range("2020-01-01", periods=N, tz="Europe/Berlin"),
+        "date": [date(2024, 2, 29) + timedelta(days=int(i)) for i in RANDOM.integers(0, 999, N)],
+        "day": [date(9999, 12, 31), date(1, 1, 1), None] * (N // 3),
+        "length": pd.to_timedelta(RANDOM.integers(0, 10**6, N), unit="s").where(RANDOM.random(N) < 0.9),
         "small": RANDOM.normal(size=N).astype(np.float32),
         "nothing": np.full(N, np.nan),
         "constant": np.full(N, 7),
@@ -92,10 +96,65 @@ def test_arrays_go_by_position() -> None:
         codec.encode(values[:, :2])
 
 
-def test_polars_frames_are_welcome() -> None:
-    frame = pl.DataFrame({"n": [1.5, None, 3.0, 4.0], "s": ["a", "b", None, "a"]})
-    rows, _ = make_codec(frame).encode(frame)
-    assert rows.observed.tolist() == [[True, True], [False, True], [True, False], [True, True]]
+def test_frames_of_polars_and_arrow_come_back_as_they_were() -> None:
+    moments = pl.Series([datetime(2024, 1, i) for i in range(1, N // 3 + 1)] * 3, dtype=pl.Datetime("ms", "Asia/Tokyo"))
+    frame = pl.DataFrame(
+        {
+            "n": [1.5, None, 3.0] * (N // 3),
+            "whole": pl.Series([1, None, 2**53 + 1] * (N // 3), dtype=pl.Int64),
+            "small": pl.Series([1, 255, None] * (N // 3), dtype=pl.UInt8),
+            "flag": [True, None, False] * (N // 3),
+            "date": [None, date(2024, 2, 29), date(9999, 12, 31)] * (N // 3),
+            "length": [None, timedelta(days=1), timedelta(seconds=1)] * (N // 3),
+            "enum": pl.Series(["a", "b", None] * (N // 3), dtype=pl.Enum(["a", "b", "c"])),
+            "category": pl.Series(["a", "b", None] * (N // 3), dtype=pl.Categorical),
+            "text": ["a", "b", None] * (N // 3),
+            "moment": moments,
+        }
+    )
+    codec = make_codec(frame)
+    rows, _ = codec.encode(frame)
+    assert torch.equal(~rows.observed, torch.from_numpy(frame.select(pl.all().is_null()).to_numpy()))
+    filled = like(frame, codec.fill(frame, codec.decode(rows.values.double().numpy())))
+    assert filled.schema == frame.schema
+    assert not any(filled.null_count().row(0))
+    for name in frame.columns:
+        there = frame[name].is_not_null()
+        assert filled[name].filter(there).equals(frame[name].filter(there))
+    arrow = frame.to_arrow()
+    again = like(arrow, codec.fill(arrow, codec.decode(rows.values.double().numpy())))
+    plain = [name for name in frame.columns if name not in ("enum", "category")]
+    assert again.select(plain).cast(arrow.select(plain).schema).equals(filled.select(plain).to_arrow())
+    assert again["enum"].to_pylist() == filled["enum"].to_list()
+
+
+def test_what_polars_cannot_hold_as_it_came_is_given_as_it_is() -> None:
+    codec = make_codec(pl.DataFrame({"a": [0.5, 1.5, None]}))
+    table = pl.DataFrame({"a": pl.Series([1, None], dtype=pl.Int64)})
+    assert like(table, codec.fill(table, pd.DataFrame({"a": [0.5, 0.5]})))["a"].to_list() == [1.0, 0.5]
+
+
+def test_dates_and_lengths_of_time_as_people_write_them() -> None:
+    described = CODEC.describe()
+    assert described.loc["date", "dtype"] == "date"
+    assert described.loc["day", "values"] == "0001-01-01 00:00:00, 9999-12-31 00:00:00"
+    assert described.loc["length", "values"].endswith("days")
+    rows, _ = CODEC.encode(FRAME)
+    written = pd.DataFrame({"date": FRAME["date"].astype(str), "length": FRAME["length"] / pd.Timedelta(days=1)})
+    again, _ = CODEC.encode(written)
+    np.testing.assert_allclose(again.values[:, CODEC.names.index("date")], rows.values[:, CODEC.names.index("date")])
+    at = CODEC.names.index("length")
+    np.testing.assert_allclose(again.values[:, at], rows.values[:, at])
+    spelled, _ = CODEC.encode(pd.DataFrame({"length": FRAME["length"].astype(str)}))
+    np.testing.assert_allclose(spelled.values[:, at], rows.values[:, at])
+    with pytest.raises(InputError, match="'soon' is no length of time; write it as days"):
+        CODEC.encode(pd.DataFrame({"length": ["soon"]}))
+    boxed = pd.DataFrame({"when": pd.Series([datetime(2024, 1, 1), None], dtype=object)})
+    assert isinstance(make_codec(boxed).columns[0], Levels | Numbers)
+    times = FRAME[["when", "zoned", "date", "length"]].iloc[:20]
+    named = make_codec(times, dict.fromkeys(times, "label"))
+    assert all(isinstance(column, Labels) for column in named.columns)
+    pd.testing.assert_frame_equal(back(named, times), times)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ Names = Sequence[str]
 MOST = np.iinfo(np.int32).max
 LEAST_SPREAD = 0.1  # nats, below which likelihoods of a feature are taken to be alike
 _Estimator = TypeVar("_Estimator", bound="_TableEstimator")
+
+
+class Choices(TypedDict, total=False):
+    """What `fit` may be told in place of what the constructor was."""
+
+    minutes: float | None
+    epochs: float | None
+    steps: int | None
+    kinds: Mapping[Any, str | Column] | None
 
 
 class _TableEstimator(BaseEstimator):  # type: ignore[misc]
@@ -69,16 +78,15 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         self.network, self.training, self.device = network, training, device
         self.random_state, self.progress = random_state, progress
 
-    def _learn(self, X: Any, X_val: Any = None) -> None:
+    def _learn(self, X: Any, X_val: Any, choices: Choices) -> None:
         X = self._checked(X, reset=True)
+        named: Choices = {"minutes": self.minutes, "epochs": self.epochs, "steps": self.steps, "kinds": self.kinds}
+        named.update(choices)
         self.table_, self.history_ = tables.learn(
             X,
             None if X_val is None else self._checked(X_val),
-            kinds=self.kinds,
             levels=self._discrete,
-            minutes=self.minutes,
-            epochs=self.epochs,
-            steps=self.steps,
+            **named,
             network=self.network,
             training={**self._smoothing, **(self.training or {})},
             seed=int(check_random_state(self.random_state).randint(MOST)),
@@ -147,13 +155,14 @@ class DEformerDensity(_TableEstimator):
         (100,)
     """
 
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerDensity":
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerDensity":
         """Learn from a table; NaN, None and NA are missing values.
 
         Args:
             X_val: Rows that choose the best weights. None: a tenth of X.
+            choices: minutes, epochs, steps or kinds of this time, in place of the constructor's.
         """
-        self._learn(X, X_val)
+        self._learn(X, X_val, choices)
         return self
 
     def score_samples(self, X: Any, n_orders: int = 4, combine: Combine = "ensemble") -> Floats:
@@ -258,11 +267,11 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         )
         self.strategy, self.n_imputations = strategy, n_imputations
 
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerImputer":
-        """Learn from a table, missing values and all."""
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerImputer":
+        """Learn from a table, missing values and all; the arguments are those of `DEformerDensity.fit`."""
         if self.strategy not in ("mean", "mode", "sample"):
             raise InputError(f"strategy must be 'mean', 'mode' or 'sample', not {self.strategy!r}.")
-        self._learn(X, X_val)
+        self._learn(X, X_val, choices)
         return self
 
     def transform(self, X: Any, return_std: bool = False) -> Any:
@@ -353,20 +362,20 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         )
         self.contamination, self.n_orders = contamination, n_orders
 
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> "DEformerDetector":
-        """Learn from a table that may hold outliers."""
-        self.learn_and_score(X, X_val)
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerDetector":
+        """Learn from a table that may hold outliers; the arguments are those of `DEformerDensity.fit`."""
+        self.learn_and_score(X, X_val, **choices)
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
         """Learn from a table and give -1 for its outliers and +1 for all others."""
         return np.where(self.learn_and_score(X) < self.offset_, -1, 1)
 
-    def learn_and_score(self, X: Any, X_val: Any = None) -> Floats:
+    def learn_and_score(self, X: Any, X_val: Any = None, **choices: Unpack[Choices]) -> Floats:
         """Do what `fit` does, and give the rows' `score_samples`, which it needs anyway."""
         if not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination must lie in (0, 0.5], not {self.contamination}.")
-        self._learn(X, X_val)
+        self._learn(X, X_val, choices)
         terms = self._terms(X)
         columns = np.where(np.isnan(terms).all(0), 0.0, terms)
         self.median_ = np.nanmedian(columns, 0)
@@ -388,8 +397,8 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     def _terms(self, X: Any) -> Floats:
         """Give ln p of each value, averaged over orders, (rows, features) in nats; NaN where missing."""
         X = self._checked(X)
-        per_order, rows = tables.terms(self.table_, X, self.n_orders)
-        return np.where(rows.observed.numpy(), per_order.mean(0), np.nan)
+        rows, log_base = self.table_.codec.encode(X)
+        return np.where(rows.observed.numpy(), tables.mean_terms(self.table_, rows, log_base, self.n_orders), np.nan)
 
     def _strangeness(self, terms: Floats) -> Floats:
         strangeness: Floats = np.log1p(np.maximum((self.median_ - terms) / self.spread_, 0))

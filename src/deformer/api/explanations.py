@@ -61,7 +61,6 @@ def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
     codec = table.codec
     frame = codec.frame_of(values).reindex(columns=list(codec.names))
     rows, log_base = codec.encode(values)
-    per_order = tables.terms_of(table, rows, log_base, n_orders)
     missing, names, questions = ~rows.observed.numpy(), list(codec.names), tables.expectations(table)
     nats, expected = np.zeros(missing.shape), {}
     for i, name in enumerate(names):
@@ -69,7 +68,7 @@ def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
         for b, predictive in tables.given_others(table, rows, name, n_orders=1):
             nats[b, i] = -predictive.log_prob_of_codes(rows.values[b, i].double().numpy()) - log_base[b, i].numpy()
             answers.append(questions[name](predictive))
-        expected[name] = codec.as_moments(name, np.concatenate(answers)).set_axis(frame.index)
+        expected[name] = codec.as_times(name, np.concatenate(answers)).set_axis(frame.index)
     surprise = pd.DataFrame(nats, frame.index, names)
-    share = pd.DataFrame(-per_order.mean(0), frame.index, names)
+    share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders), frame.index, names)
     return Explanation(frame, surprise.mask(missing), share.mask(missing), pd.DataFrame(expected))

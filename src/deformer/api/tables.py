@@ -164,20 +164,19 @@ def terms(
 ) -> tuple[Floats, Rows]:
     """Give the log-probability of every value under every order: (orders, rows, features) in nats, 0 where missing."""
     rows, log_base = table.codec.encode(values)
-    return terms_of(table, rows, log_base, n_orders, targets, given), rows
+    return torch.stack(list(_by_order(table, rows, log_base, n_orders, targets, given))).numpy(), rows
 
 
-def terms_of(
-    table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None = None, given: Names = ()
-) -> Floats:
-    """Give what `terms` does of rows that are encoded already."""
-    return torch.stack(list(_by_order(table, rows, log_base, n_orders, targets, given))).numpy()
+def mean_terms(table: TableModel, rows: Rows, log_base: Tensor, n_orders: int) -> Floats:
+    """Give the log-probability of every value, averaged over orders: (rows, features) in nats, 0 where missing."""
+    total = sum(_by_order(table, rows, log_base, n_orders), torch.zeros(()))
+    return (total / n_orders).numpy()
 
 
 def _by_order(
-    table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None, given: Names
+    table: TableModel, rows: Rows, log_base: Tensor, n_orders: int, targets: Names | None = None, given: Names = ()
 ) -> Iterator[Tensor]:
-    """Give the terms of `terms_of`, (rows, features), an order at a time."""
+    """Give what `terms` gives, an order at a time: (rows, features)."""
     scored = log_base.new_zeros(log_base.shape[1]).bool()
     scored[rows.schema.index(rows.schema.names if targets is None else targets)] = True
     scored[rows.schema.index(given)] = False
@@ -259,7 +258,8 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     column = table.codec.columns[table.model.schema.index([target])[0]]
     names, index = values_of(column), table.codec.frame_of(values).index
     if names is not None:
-        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(names))
+        heads = table.codec.as_times(target, np.asarray(names)) if has_order(column) else names
+        return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(heads))
     q = np.asarray(quantiles, dtype=np.float64)
     if not ((q > 0) & (q < 1)).all():
         raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
@@ -268,7 +268,7 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
         return np.column_stack([p.mean(), p.std(), p.quantile(q)])
 
     answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
-    moments = answers.apply(lambda days: table.codec.as_moments(target, days.to_numpy()))
+    moments = answers.apply(lambda days: table.codec.as_times(target, days.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
         moments["std"] = pd.to_timedelta(answers["std"], unit="D")
     return moments.set_axis(index)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from deformer.data.frames import from_arrow
 from deformer.errors import InputError
 
 MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
@@ -111,7 +112,7 @@ def _parquet(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
     except ImportError as error:
         raise InputError("Parquet needs pyarrow: pip install 'deformer[parquet]'.") from error
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(min(n_rows, 2**31 - 1)):
-        yield batch.to_pandas()
+        yield from_arrow(batch)
 
 
 class ChunkWriter:

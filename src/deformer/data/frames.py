@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from deformer.data.columns import (
-    Codes,
     Column,
     Draw,
     Labels,
@@ -22,29 +21,28 @@ from deformer.data.columns import (
     Plain,
     Values,
     from_dict,
+    has_order,
     label_column,
     numeric_column,
     to_dict,
 )
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
+from deformer.data.times import as_dates, as_times, from_days, holds_dates, is_time, to_days, unboxed
 from deformer.errors import InputError
 
-EPOCH = pd.Timestamp(0, tz="UTC")
-DAY = pd.Timedelta(days=1)
 KINDS = ("number", "label")
-WRITABLE = (str, bool, int, float)  # other labels, such as intervals and dates, are known by their text
-FARTHEST = 106_751.0  # days from 1970 that a moment in nanoseconds can lie away
+WRITABLE = (str, bool, int, float)  # other labels, such as intervals, are known by their text
 
 
 def as_frame(table: Any) -> pd.DataFrame:
-    """Take a pandas or polars frame as it is, and give an array's columns the names x0, x1, ...
+    """Take a frame of pandas, polars or Arrow as it is, and give an array's columns the names x0, x1, ...
 
     Raises:
         InputError: Not a table, no columns, or names that are not unique.
     """
     if is_frame(table) and not isinstance(table, pd.DataFrame):
-        table = table.to_pandas()
+        table = from_arrow(table.to_arrow() if hasattr(table, "to_arrow") else table)
     if not isinstance(table, pd.DataFrame):
         array = np.asarray(table)
         if array.ndim != 2:
@@ -63,13 +61,37 @@ def is_frame(table: Any) -> bool:
     return isinstance(table, pd.DataFrame) or hasattr(table, "to_pandas")
 
 
+def from_arrow(table: Any) -> pd.DataFrame:
+    """Give an Arrow table in pandas, where whole numbers and booleans keep their type beside missing values."""
+    import pyarrow
+
+    kept = {pyarrow.bool_(): pd.BooleanDtype()}
+    for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
+        kept[getattr(pyarrow, name)()] = pd.api.types.pandas_dtype(name.replace("int", "Int").replace("uI", "UI"))
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kept.get)
+    return frame
+
+
 def like(table: Any, frame: pd.DataFrame) -> Any:
-    """Give a frame back in the library that a table came in: polars to polars, all else to pandas."""
+    """Give a frame back in the library and the types that a table came in, if values lose nothing by it."""
     if not is_frame(table) or isinstance(table, pd.DataFrame):
         return frame
+    import pyarrow
+
+    arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    if not hasattr(table, "to_arrow"):
+        return arrow
     import polars
 
-    return polars.from_pandas(frame)
+    def cast(column: polars.Series) -> polars.Series:
+        try:
+            typed = column.cast(table.schema.get(column.name, column.dtype))
+            return typed if typed.cast(column.dtype).equals(column) else column
+        except polars.exceptions.PolarsError:
+            return column
+
+    given = polars.DataFrame(arrow)
+    return given.with_columns(cast(column) for column in given.iter_columns())
 
 
 @dataclass(frozen=True)
@@ -78,12 +100,14 @@ class Codec:
 
     Args:
         names, columns, dtypes: Of the frame, in the sequence of the features.
+        dates: Names of columns whose moments are days of a calendar, objects in the frame.
         own_schema: Of a model whose features are more than columns, such as pixels with places. None: plain features.
     """
 
     names: tuple[str, ...]
     columns: tuple[Column, ...]
     dtypes: tuple[Any, ...]
+    dates: tuple[str, ...] = ()
     own_schema: Schema | None = None
 
     @property
@@ -92,6 +116,12 @@ class Codec:
             return self.own_schema
         features = (Feature(name, column.domain) for name, column in zip(self.names, self.columns, strict=True))
         return Schema(tuple(features))
+
+    @property
+    def units(self) -> dict[str, Any]:
+        """Give the types in which columns of numbers count; for labels, which count nothing, object."""
+        columns = zip(self.names, self.columns, self.dtypes, strict=True)
+        return {name: dtype if has_order(column) else np.dtype(object) for name, column, dtype in columns}
 
     @property
     def text_labels(self) -> list[str]:
@@ -114,7 +144,7 @@ class Codec:
         nothing, texts, pairs = np.full(len(frame), np.nan), set(self.text_labels), []
         for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
             if name in frame:
-                values = _plain(as_fitted(frame[name], dtype), isinstance(column, Labels))
+                values = _plain(as_times(frame[name], dtype), isinstance(column, Labels))
                 pairs.append(column.encode(_as_text(values) if name in texts else values))
             else:
                 pairs.append((nothing, nothing))
@@ -149,17 +179,17 @@ class Codec:
 
     def restore(self, values: Mapping[str, Values]) -> pd.DataFrame:
         """Give plain values of all columns, numbers and labels, the types seen in fit."""
-        return pd.DataFrame(
-            {
-                name: _restore(values[name] if isinstance(column, Labels) else values[name].astype(np.float64), dtype)
-                for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
-            }
-        )
+        restored = {}
+        for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
+            plain = values[name] if isinstance(column, Labels) else values[name].astype(np.float64)
+            series = _restore(plain, dtype)
+            restored[name] = as_dates(series) if name in self.dates else series
+        return pd.DataFrame(restored)
 
-    def as_moments(self, name: str, days: Values) -> "pd.Series[Any]":
-        """Give days since 1970 as moments where a column holds moments; other numbers as they are."""
-        dtype = self.dtypes[self.names.index(name)]
-        return _restore(days, dtype) if pd.api.types.is_datetime64_any_dtype(dtype) else pd.Series(days)
+    def as_times(self, name: str, days: Values) -> "pd.Series[Any]":
+        """Give days as moments or lengths of time where a column holds such; other numbers as they are."""
+        dtype = self.units[name]
+        return from_days(days, dtype) if is_time(dtype) else pd.Series(days)
 
     def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
         """Put guesses where a table has no value of its own, under its index and names; columns are those of fit."""
@@ -168,9 +198,10 @@ class Codec:
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
-            own = (as_fitted(frame[name], dtype) if name in frame else guess).astype(object)
-            whole = own.where(own.notna(), guess.astype(object))
-            filled[name] = _typed(whole, dtype)
+            dates = name in self.dates
+            own = guess if name not in frame else frame[name] if dates else as_times(frame[name], dtype)
+            whole = own.astype(object).where(own.notna(), guess.astype(object))
+            filled[name] = whole if dates else _typed(whole, dtype)
         return pd.DataFrame(filled).set_axis([own_names.get(name, name) for name in self.names], axis=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,27 +213,33 @@ class Codec:
         if self.own_schema is not None:
             raise InputError("This model is none of tables; save the model itself.")
         columns = [to_dict(column) for column in self.columns]
-        return {"names": list(self.names), "columns": columns, "dtypes": [_dtype_to_json(d) for d in self.dtypes]}
+        dtypes = [_dtype_to_json(d) for d in self.dtypes]
+        return {"names": list(self.names), "columns": columns, "dtypes": dtypes, "dates": list(self.dates)}
 
     @classmethod
     def of_schema(cls, schema: Schema) -> "Codec":
         """Take columns for what a schema says they are, labels by their numbers."""
         columns = tuple(Plain(f.domain) for f in schema.features)
-        return cls(tuple(schema.names), columns, (np.dtype(np.float64),) * len(schema), schema)
+        return cls(tuple(schema.names), columns, (np.dtype(np.float64),) * len(schema), own_schema=schema)
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Codec":
         """Read what `to_dict` wrote."""
         dtypes = tuple(_dtype_from_json(d) for d in written["dtypes"])
-        return cls(tuple(written["names"]), tuple(from_dict(c) for c in written["columns"]), dtypes)
+        columns, dates = tuple(from_dict(c) for c in written["columns"]), tuple(written.get("dates", ()))
+        return cls(tuple(written["names"]), columns, dtypes, dates)
 
     def describe(self) -> pd.DataFrame:
         """List the features: name, type in the frame, how values are coded, and examples."""
-        lines = [
-            {"name": name, "dtype": str(dtype), "coded as": type(column).__name__.lower(), "values": _spell(column)}
-            for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
-        ]
-        return pd.DataFrame(lines).set_index("name")
+        columns = list(zip(self.columns, self.dtypes, strict=True))
+        described = {
+            "dtype": [
+                "date" if name in self.dates else str(d) for name, d in zip(self.names, self.dtypes, strict=True)
+            ],
+            "coded as": [type(column).__name__.lower() for column in self.columns],
+            "values": [_spell(column, dtype) for column, dtype in columns],
+        }
+        return pd.DataFrame(described, pd.Index(self.names, name="name"))
 
 
 def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, levels: bool = True) -> Codec:
@@ -228,8 +265,10 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, leve
             raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
         if isinstance(kind, str) and kind not in KINDS:
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
+    dates = tuple(name for name in frame if holds_dates(frame[name]))
+    frame = frame.apply(unboxed)
     columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], levels) for name in frame.columns)
-    return Codec(tuple(frame.columns), columns, tuple(frame.dtypes))
+    return Codec(tuple(frame.columns), columns, tuple(frame.dtypes), dates)
 
 
 def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, levels: bool) -> Column:
@@ -244,7 +283,7 @@ def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int,
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:
     types = pd.api.types
-    if types.is_numeric_dtype(series) or types.is_datetime64_any_dtype(series):
+    if types.is_numeric_dtype(series) or is_time(series.dtype):
         return not types.is_complex_dtype(series)
     known = series.dropna()
     if series.dtype != object:
@@ -261,13 +300,8 @@ def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
             raise InputError(f"Column {series.name!r} holds {strange!r}, which cannot be a label.")
         labels: Values = np.array([None if v is None else _as_label(v) for v in objects], dtype=object)
         return labels
-    if pd.api.types.is_datetime64_any_dtype(series):
-        moments = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
-        try:
-            days: Codes = ((moments - EPOCH) / DAY).to_numpy(dtype=np.float64)
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"Column {series.name!r} holds a moment too far away: {error}") from error
-        return days
+    if is_time(series.dtype):
+        return to_days(series)
     try:
         values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
@@ -288,49 +322,13 @@ def _as_label(value: Any) -> Any:
     return plain if isinstance(plain, WRITABLE) else str(plain)
 
 
-def as_fitted(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
-    """Read text as moments where the column held moments in fit.
-
-    Raises:
-        InputError: It is no such text.
-    """
-    moments = pd.api.types.is_datetime64_any_dtype
-    if not moments(dtype) or moments(series):
-        return series
-    try:
-        instants = pd.to_datetime(series, format="ISO8601", utc=True)  # offsets may differ from row to row
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
-    zone = getattr(dtype, "tz", None)
-    return instants.dt.tz_localize(None) if zone is None else instants.dt.tz_convert(zone)
-
-
-def as_plain_value(value: Any, dtype: Any) -> Any:
-    """Give one value as its column codes it: a moment as days, anything else as it is.
-
-    Raises:
-        InputError: It should be a moment and is none.
-    """
-    if not pd.api.types.is_datetime64_any_dtype(dtype):
-        return value
-    try:
-        moment = pd.Timestamp(value)
-        moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
-        return float((moment - EPOCH) / DAY)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{value!r} is no moment; write it as ISO 8601.") from error
-
-
 def _text_of(series: "pd.Series[Any]") -> Any:
     return next((v for v in series if isinstance(v, str)), series.iloc[0])
 
 
 def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
-    if pd.api.types.is_datetime64_any_dtype(dtype):
-        days = pd.to_timedelta(np.clip(values, -FARTHEST, FARTHEST), unit="D")
-        moments = pd.Series(EPOCH + days).dt.round("us")  # floats are no finer
-        zone = getattr(dtype, "tz", None)
-        return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
+    if is_time(dtype):
+        return pd.Series(values).astype(dtype) if values.dtype == object else from_days(values, dtype)
     series = pd.Series(values)
     missing = series.isna().any()
     if isinstance(dtype, pd.CategoricalDtype):
@@ -368,17 +366,21 @@ def _dtype_from_json(written: Any) -> Any:
     return pd.CategoricalDtype(**written) if isinstance(written, dict) else pd.api.types.pandas_dtype(written)
 
 
-def _spell(column: Column) -> str:
+def _spell(column: Column, dtype: Any) -> str:
+    def number(value: float, digits: int) -> str:
+        return str(from_days(np.array([value]), dtype).iloc[0].round("s")) if is_time(dtype) else f"{value:.{digits}g}"
+
     if isinstance(column, Labels):
         rest = f", and {len(column.others)} rare ones" if column.others else ""
         return _some(column.labels) + rest
     if isinstance(column, Levels):
-        return _some([f"{v:g}" for v in column.levels])
+        return _some([number(v, 6) for v in column.levels])
     if isinstance(column, Plain):
         return str(column.domain)
     if isinstance(column, Nothing):
         return "none"
-    return f"around {column.loc:.4g}, spread {column.scale:.4g}" + ", heavy tails" * column.bend
+    spread = f"{column.scale:.4g}" + " days" * is_time(dtype)
+    return f"around {number(column.loc, 4)}, spread {spread}" + ", heavy tails" * column.bend
 
 
 def _some(values: Sequence[Any]) -> str:

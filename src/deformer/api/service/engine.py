@@ -15,7 +15,8 @@ from deformer.api.files import image_shape
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
-from deformer.data.frames import DAY, EPOCH, as_plain_value
+from deformer.data.frames import from_arrow
+from deformer.data.times import UTC, as_day, from_days, is_moment
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
@@ -50,7 +51,7 @@ class Distribution:
                 "probabilities": {str(spell(v, dtype)): p for v, p in self.probabilities.items()},
             }
         quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
-        kind = "moment" if pd.api.types.is_datetime64_any_dtype(dtype) else "number"
+        kind = "moment" if is_moment(dtype) else "number"
         return {"kind": kind, "mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
 
 
@@ -65,8 +66,8 @@ def distributions(predictive: Predictive) -> list[Distribution]:
 
 def spell(value: Any, dtype: Any) -> Any:
     """Write a value of a column: days as a moment, whole levels without a point."""
-    if pd.api.types.is_datetime64_any_dtype(dtype):
-        return (EPOCH + float(value) * DAY).round("s").isoformat()
+    if is_moment(dtype):
+        return from_days(np.array([float(value)]), UTC).iloc[0].round("s").isoformat()
     value = plain(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -88,10 +89,10 @@ class Engine:
         """Say what the model is about: its features, their kinds and values, and an image's shape."""
         features = []
         codec = self.table.codec
-        for name, column, dtype in zip(codec.names, codec.columns, codec.dtypes, strict=True):
+        for column, (name, dtype) in zip(codec.columns, codec.units.items(), strict=True):
             values = values_of(column)
             kind = "label" if not has_order(column) else "number" if values is None else "level"
-            kind = "moment" if pd.api.types.is_datetime64_any_dtype(dtype) else kind
+            kind = "moment" if is_moment(dtype) else kind
             features.append(
                 {"name": name, "kind": kind, "values": None if values is None else [spell(v, dtype) for v in values]}
             )
@@ -130,9 +131,9 @@ class Engine:
             FieldError: It cannot.
         """
         try:
-            at = self.words.feature(name)
+            self.words.feature(name)
             if value is not None:
-                arrival = self.words.encode(name, as_plain_value(value, self.table.codec.dtypes[at]))
+                arrival = self.words.encode(name, as_day(value, self.table.codec.units[name]))
                 if not (abs(arrival.code) < FARTHEST and abs(arrival.log_base) < FARTHEST):
                     raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
         except InputError as error:
@@ -147,7 +148,7 @@ class Engine:
         if value is None:
             raise FieldError("a missing value is not an observation; leave it out", ("value",))
         self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
-        return as_plain_value(value, self.table.codec.dtypes[self.words.feature(name)])
+        return as_day(value, self.table.codec.units[name])
 
     def read(self, body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
         """Read an uploaded table as files are read, no more than so many rows of it.
@@ -162,7 +163,7 @@ class Engine:
             if kind == "csv":
                 chunks = text_chunks(io.BytesIO(body), most, self.table.codec.text_labels)
             else:
-                chunks = (batch.to_pandas() for batch in pq.ParquetFile(io.BytesIO(body)).iter_batches(most))
+                chunks = (from_arrow(batch) for batch in pq.ParquetFile(io.BytesIO(body)).iter_batches(most))
             frame = next(iter(chunks), pd.DataFrame())
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
@@ -212,8 +213,8 @@ class Engine:
 
     def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:
         """Write distributions of columns in the units of the table."""
-        dtypes = dict(zip(self.table.codec.names, self.table.codec.dtypes, strict=True))
-        return {name: distribution.spell(dtypes[name]) for name, distribution in answers.items()}
+        units = self.table.codec.units
+        return {name: distribution.spell(units[name]) for name, distribution in answers.items()}
 
     def explain(self, frame: pd.DataFrame, n_orders: int) -> list[list[dict[str, Any]]]:
         """Say how much each value of each row surprises, the most surprising first."""

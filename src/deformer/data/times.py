@@ -1,0 +1,112 @@
+"""Moments and lengths of time, which models see as days: since 1970 in UTC, or as they are."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from deformer.errors import InputError
+
+EPOCH = pd.Timestamp(0, tz="UTC").as_unit("s")
+DAY = pd.Timedelta(days=1)
+UTC = pd.DatetimeTZDtype("us", "UTC")
+YEARS = (-719_162, 2_932_896)  # days from 1970 to the first day of year 1, and to the last one of year 9999
+NANOSECONDS = (-106_751, 106_751)  # days that a time in nanoseconds can lie away
+Days = npt.NDArray[np.float64]
+
+
+def is_moment(dtype: Any) -> bool:
+    return bool(pd.api.types.is_datetime64_any_dtype(dtype))
+
+
+def is_length(dtype: Any) -> bool:
+    return bool(pd.api.types.is_timedelta64_dtype(dtype))
+
+
+def is_time(dtype: Any) -> bool:
+    return is_moment(dtype) or is_length(dtype)
+
+
+def holds_dates(series: "pd.Series[Any]") -> bool:
+    """Say whether a column holds Python's own dates, as days of a calendar come out of Parquet files."""
+    return bool(series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "date")
+
+
+def unboxed(series: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Give a column of Python's own dates, moments or lengths of time a type of times; any other as it is."""
+    if holds_dates(series):
+        return pd.to_datetime(series)
+    kind = pd.api.types.infer_dtype(series, skipna=True) if series.dtype == object else None
+    return series.infer_objects() if kind in ("datetime", "timedelta") else series
+
+
+def as_dates(series: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Give moments as Python's own dates, None where missing."""
+    return series.dt.round("D").dt.date.astype(object).where(series.notna(), None)
+
+
+def to_days(series: "pd.Series[Any]") -> Days:
+    """Give times as days, NaN where missing.
+
+    Raises:
+        InputError: A moment farther away than can be counted.
+    """
+    try:
+        if is_length(series.dtype):
+            lengths: Days = (series / DAY).to_numpy(dtype=np.float64)
+            return lengths
+        moments = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
+        days: Days = ((moments - EPOCH) / DAY).to_numpy(dtype=np.float64)
+        return days
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"Column {series.name!r} holds a moment too far away: {error}") from error
+
+
+def from_days(days: Days, dtype: Any) -> "pd.Series[Any]":
+    """Give days as times of a type."""
+    within = np.clip(days, *(NANOSECONDS if "[ns" in str(dtype) else YEARS))
+    lengths = np.round(within * 86_400e6).astype("timedelta64[us]")  # floats are no finer
+    if is_length(dtype):
+        return pd.Series(lengths).astype(dtype)
+    moments = pd.Series(lengths.view("datetime64[us]")).dt.tz_localize("UTC")
+    zone = getattr(dtype, "tz", None)
+    return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
+
+
+def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
+    """Read text, dates and numbers as times where a column held times in fit; lengths without a unit are days.
+
+    Raises:
+        InputError: They are none.
+    """
+    if is_length(dtype) and not is_length(series.dtype):
+        lengths = [None if pd.isna(value) else as_day(value, dtype) for value in series]
+        return from_days(np.array(lengths, dtype=np.float64), dtype).set_axis(series.index)
+    if not is_moment(dtype) or is_moment(series.dtype):
+        return series
+    try:
+        instants = pd.to_datetime(series, format="ISO8601", utc=True)  # offsets may differ from row to row
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
+    zone = getattr(dtype, "tz", None)
+    return instants.dt.tz_localize(None) if zone is None else instants.dt.tz_convert(zone)
+
+
+def as_day(value: Any, dtype: Any) -> Any:
+    """Give one value as its column codes it: a time as days, anything else as it is.
+
+    Raises:
+        InputError: It should be a time and is none.
+    """
+    if not is_time(dtype):
+        return value
+    try:
+        if is_length(dtype):
+            return float(value) if isinstance(value, int | float) else float(pd.Timedelta(value) / DAY)
+        moment = pd.Timestamp(value)
+        moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
+        return float((moment - EPOCH) / DAY)
+    except (TypeError, ValueError, OverflowError) as error:
+        known = "length of time; write it as days" if is_length(dtype) else "moment; write it as ISO 8601"
+        raise InputError(f"{value!r} is no {known}.") from error
