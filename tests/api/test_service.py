@@ -237,7 +237,7 @@ def test_a_body_that_does_not_arrive_is_given_up(table: TableModel) -> None:
 
 def test_a_session_follows_its_row(client: TestClient, table: TableModel) -> None:
     name = post(client, "sessions", 201)["session"]
-    alone = Session(table.model, table.codec.columns)
+    alone = Session(table.model, table.codec)
     for feature, value in [("kind", "big"), ("size", 0.25), ("rooms", 3)]:
         surprise = post(client, f"sessions/{name}/observe", name=feature, value=value)
         expected = alone.observe(feature, value)
@@ -310,7 +310,7 @@ def test_many_at_once_are_neither_lost_nor_mixed_up(client: TestClient, table: T
 
     def run(row: dict[str, Any]) -> tuple[float, float]:
         name = post(client, "sessions", 201)["session"]
-        alone, found, expected = Session(table.model, table.codec.columns), 0.0, 0.0
+        alone, found, expected = Session(table.model, table.codec), 0.0, 0.0
         for feature in ("size", "kind", "rooms"):
             if row[feature] is not None:
                 found = post(client, f"sessions/{name}/observe", name=feature, value=row[feature])["running_nats"]
@@ -326,7 +326,7 @@ def test_many_at_once_are_neither_lost_nor_mixed_up(client: TestClient, table: T
 
 
 def test_a_socket_takes_observations(client: TestClient, table: TableModel) -> None:
-    alone = Session(table.model, table.codec.columns)
+    alone = Session(table.model, table.codec)
     with client.websocket_connect("/v1/stream") as socket:
         socket.send_json({"name": "size", "value": 0.5})
         assert abs(socket.receive_json()["nats"] - alone.observe("size", 0.5).nats) < 1e-4

@@ -1,10 +1,12 @@
 import json
-from datetime import date, datetime, timedelta
+import math
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
@@ -96,6 +98,34 @@ def test_arrays_go_by_position() -> None:
         codec.encode(values[:, :2])
 
 
+@pytest.mark.parametrize("name", [n for n in FRAME if n != "nothing"])
+def test_a_cell_alone_is_coded_as_in_its_column(name: str) -> None:
+    at = CODEC.names.index(name)
+    rows, log_base = CODEC.encode(FRAME)
+    for i in range(0, N, 7):
+        code, base = CODEC.encode_cell(at, FRAME[name].iloc[i])
+        assert math.isnan(code) == (not rows.observed[i, at])
+        assert math.isnan(code) or (code, base) == (float(rows.values[i, at]), float(log_base[i, at]))
+
+
+def test_cells_as_clients_write_them() -> None:
+    at = {name: CODEC.names.index(name) for name in CODEC.names}
+    labels = make_codec(pd.DataFrame({"zip": ["02139", "1", "7"] * 4}))
+    assert labels.encode_cell(0, 1) == labels.encode_cell(0, "1")
+    when = CODEC.encode_cell(at["when"], "2024-03-01T12:00:00")
+    assert when == CODEC.encode_cell(at["when"], datetime(2024, 3, 1, 12))
+    assert when == CODEC.encode_cell(at["when"], pd.Timestamp("2024-03-01 13:00", tz="Europe/Berlin"))
+    assert CODEC.encode_cell(at["length"], 2) == CODEC.encode_cell(at["length"], timedelta(days=2))
+    assert CODEC.encode_cell(at["length"], "2") == CODEC.encode_cell(at["length"], np.timedelta64(48, "h"))
+    for value in (20240101, "13:45", "01/02/2024", "soon"):
+        with pytest.raises(InputError, match="no moment; write it as ISO 8601"):
+            CODEC.encode_cell(at["when"], value)
+    with pytest.raises(InputError, match="is a number"):
+        CODEC.encode(pd.DataFrame({"when": np.array([20240101, None], dtype=object)}))
+    with pytest.raises(InputError, match="inf is not finite"):
+        CODEC.encode_cell(at["float"], math.inf)
+
+
 def test_frames_of_polars_and_arrow_come_back_as_they_were() -> None:
     moments = pl.Series([datetime(2024, 1, i) for i in range(1, N // 3 + 1)] * 3, dtype=pl.Datetime("ms", "Asia/Tokyo"))
     frame = pl.DataFrame(
@@ -126,6 +156,33 @@ def test_frames_of_polars_and_arrow_come_back_as_they_were() -> None:
     plain = [name for name in frame.columns if name not in ("enum", "category")]
     assert again.select(plain).cast(arrow.select(plain).schema).equals(filled.select(plain).to_arrow())
     assert again["enum"].to_pylist() == filled["enum"].to_list()
+
+
+def test_pandas_over_arrow_comes_back_as_it_was() -> None:
+    plain = FRAME[["float", "nullable", "maybe", "text", "date", "length", "when", "zoned"]]
+    table = pa.Table.from_pandas(plain, preserve_index=False).to_pandas(
+        types_mapper=pd.ArrowDtype, ignore_metadata=True
+    )
+    table = table.set_axis(plain.index)
+    assert all(isinstance(dtype, pd.ArrowDtype) for dtype in table.dtypes)
+    codec = make_codec(table)
+    rows, _ = codec.encode(table)
+    assert torch.equal(~rows.observed, torch.from_numpy(table.isna().to_numpy()))
+    filled = like(table, codec.fill(table, codec.decode(rows.values.double().numpy())))
+    assert filled.dtypes.equals(table.dtypes)
+    assert not filled.isna().any(axis=None)
+    pd.testing.assert_frame_equal(filled.where(table.notna()), table)
+
+
+def test_decimals_and_times_of_the_day_of_polars() -> None:
+    prices = pl.Series([Decimal("1.25"), None, Decimal("2.50")] * (N // 3), dtype=pl.Decimal(10, 2))
+    frame = pl.DataFrame({"price": prices, "at": [time(1, 2), None, time(3, 4)] * (N // 3)})
+    codec = make_codec(frame)
+    rows, _ = codec.encode(frame)
+    filled = like(frame, codec.fill(frame, codec.decode(rows.values.double().numpy())))
+    assert filled["price"].dtype == pl.Decimal(10, 2)
+    assert filled["price"].filter(prices.is_not_null()).equals(prices.drop_nulls())
+    assert filled["at"].str.starts_with("0").all()
 
 
 def test_what_polars_cannot_hold_as_it_came_is_given_as_it_is() -> None:

@@ -1,11 +1,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.models import CONFIGS, order_of, random_rows, small_model
 
 from deformer.data.columns import Column, Labels, Levels, Numbers
+from deformer.data.frames import Codec
 from deformer.data.schema import Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
@@ -142,6 +144,11 @@ def test_ranks() -> None:
 COLUMNS: list[Column] = [Levels((1.0, 5.0), 99), Labels(("no", "yes"), (("perhaps", 2),)), Numbers(10.0, 2.0)]
 
 
+def codec_of(columns: list[Column]) -> Codec:
+    dtypes = (np.dtype(np.float64), np.dtype(object), np.dtype(np.float64))
+    return Codec(tuple(f"x{i}" for i in range(len(columns))), tuple(columns), dtypes)
+
+
 def coded_model() -> DEformer:
     model = new_model(table_schema([c.domain for c in COLUMNS])).double().eval()
     for p in model.parameters():
@@ -150,12 +157,12 @@ def coded_model() -> DEformer:
 
 
 def test_values_of_tables_are_coded() -> None:
-    session = Session(coded_model(), COLUMNS)
+    session = Session(coded_model(), codec_of(COLUMNS))
     before = session.predict("x1")
     assert before.mode().tolist()[0] in ("no", "yes", "perhaps")
     assert session.observe("x1", "perhaps").nats > 0
     unit = session.observe("x2", 11.0)
-    tenfold = Session(coded_model(), [*COLUMNS[:2], Numbers(100.0, 20.0)])
+    tenfold = Session(coded_model(), codec_of([*COLUMNS[:2], Numbers(100.0, 20.0)]))
     tenfold.observe("x1", "perhaps")
     scaled = tenfold.observe("x2", 110.0)
     assert abs(scaled.nats - unit.nats - math.log(10)) < 1e-12

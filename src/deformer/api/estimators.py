@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
-from deformer.data.columns import Column, has_order
+from deformer.data.columns import MOST_LEVELS, Column, has_order
 from deformer.data.frames import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
@@ -58,7 +58,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
-    _discrete: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
+    _most_levels: ClassVar[int] = MOST_LEVELS  # distinct numbers up to which they become labels with an order
     _smoothing: ClassVar[Mapping[str, Any]] = {}  # what this kind changes of the training that the size would choose
 
     def __init__(
@@ -85,7 +85,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         self.table_, self.history_ = tables.learn(
             X,
             None if X_val is None else self._checked(X_val),
-            levels=self._discrete,
+            most_levels=self._most_levels,
             **named,
             network=self.network,
             training={**self._smoothing, **(self.training or {})},
@@ -218,7 +218,7 @@ class DEformerDensity(_TableEstimator):
     def session(self, alarms: Alarms | None = None) -> Session:
         """Begin a row whose values arrive one by one, in any order."""
         check_is_fitted(self)
-        return Session(self.table_.model, self.table_.codec.columns, alarms=alarms)
+        return Session(self.table_.model, self.table_.codec, alarms=alarms)
 
     def alarms(self, X: Any, rate: float = 0.01) -> Alarms:
         """Calibrate alarms of sessions on ordinary rows that fit did not see, for a rate of false alarms."""
@@ -331,7 +331,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     """
 
     _kept = ("contamination", "n_orders", "offset_", "median_", "spread_", "expected_")
-    _discrete = False
+    _most_levels = 0
     _smoothing: ClassVar[Mapping[str, Any]] = {"noise": 0.7}
 
     def __init__(

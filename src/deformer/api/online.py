@@ -2,8 +2,9 @@
 
 import copy
 import math
+import numbers
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -71,9 +72,10 @@ class DEformerStream:
             InputError: A value that its column cannot hold; the row is not kept.
         """
         row = {str(name): value for name, value in row.items()}
-        infinite = [name for name, value in row.items() if isinstance(value, float) and math.isinf(value)]
-        if infinite:
-            raise InputError(f"{infinite[0]!r}: {row[infinite[0]]!r} is not finite.")
+        for name, value in row.items():
+            infinite = isinstance(value, numbers.Real) and math.isinf(value)
+            if infinite or not isinstance(value, Hashable):
+                raise InputError(f"{name!r}: {value!r} is no value that a column could hold.")
         if self.table is not None:
             self.table.codec.encode(self._frame([row], self.table))  # what cannot be coded is refused, and not kept
         self._rows.append(row)
@@ -102,7 +104,7 @@ class DEformerStream:
         """
         if self.table is None:
             raise InputError(f"There is no model yet; {self.n_seen} of {self.warm_up} rows of the warm-up have come.")
-        return Session(self.table.model, self.table.codec.columns)
+        return Session(self.table.model, self.table.codec)
 
     def _frame(self, rows: list[Row], table: TableModel) -> pd.DataFrame:
         return pd.DataFrame([{name: row.get(name) for name in table.codec.names} for row in rows])

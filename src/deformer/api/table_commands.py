@@ -79,7 +79,7 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
 
 def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, seed: int) -> NLL:
     """Score a file, or some rows of it that are drawn at random."""
-    frame = read_all(path)
+    frame = read_all(path, table.codec.text_labels)
     if n_rows is not None and n_rows < len(frame):
         frame = frame.sample(n_rows, random_state=seed % 2**32)
     return NLL(-torch.from_numpy(tables.terms(table, frame, n_orders)[0].sum(-1)))
@@ -103,7 +103,7 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
 def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int) -> None:
     """Write rows that the model draws."""
     check_output(output, WRITTEN)
-    evidence = None if given is None else read_all(given)
+    evidence = None if given is None else read_all(given, table.codec.text_labels)
     with ChunkWriter(output) as writer:
         writer.write(tables.draw_rows(table, n, evidence, seed))
 

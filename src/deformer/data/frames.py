@@ -1,9 +1,11 @@
 """Frames: tables as people hold them, in pandas, polars or arrays, and the rows of codes that a model sees."""
 
 import decimal
+import math
 import numbers
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deformer.data.columns import (
+    MOST_LEVELS,
     Column,
     Draw,
     Labels,
@@ -28,7 +31,7 @@ from deformer.data.columns import (
 )
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
-from deformer.data.times import as_dates, as_times, from_days, holds_dates, is_time, to_days, unboxed
+from deformer.data.times import absent, as_dates, as_day, as_times, from_days, holds_dates, is_time, to_days, unboxed
 from deformer.errors import InputError
 
 KINDS = ("number", "label")
@@ -48,6 +51,12 @@ def as_frame(table: Any) -> pd.DataFrame:
         if array.ndim != 2:
             raise InputError(f"Expected a table of rows and columns; this has shape {array.shape}.")
         table = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
+    if boxed:
+        import pyarrow
+
+        arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
+        table = table.assign(**{str(name): series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
     names = [str(name) for name in table.columns]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -62,9 +71,17 @@ def is_frame(table: Any) -> bool:
 
 
 def from_arrow(table: Any) -> pd.DataFrame:
-    """Give an Arrow table in pandas, where whole numbers and booleans keep their type beside missing values."""
+    """Give an Arrow table in pandas, where whole numbers and booleans keep their type beside missing values.
+
+    Decimals become floats, and times of the day text.
+    """
     import pyarrow
 
+    for at, field in enumerate(table.schema):
+        other = pyarrow.float64() if pyarrow.types.is_decimal(field.type) else None
+        other = pyarrow.string() if pyarrow.types.is_time(field.type) else other
+        if other is not None:
+            table = table.set_column(at, field.name, table.column(at).cast(other))
     kept = {pyarrow.bool_(): pd.BooleanDtype()}
     for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
         kept[getattr(pyarrow, name)()] = pd.api.types.pandas_dtype(name.replace("int", "Int").replace("uI", "UI"))
@@ -74,7 +91,10 @@ def from_arrow(table: Any) -> pd.DataFrame:
 
 def like(table: Any, frame: pd.DataFrame) -> Any:
     """Give a frame back in the library and the types that a table came in, if values lose nothing by it."""
-    if not is_frame(table) or isinstance(table, pd.DataFrame):
+    if isinstance(table, pd.DataFrame):
+        boxed = {name: dtype for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)}
+        return frame.assign(**{n: _typed(frame[n].astype(object), d) for n, d in boxed.items() if n in frame})
+    if not is_frame(table):
         return frame
     import pyarrow
 
@@ -117,17 +137,17 @@ class Codec:
         features = (Feature(name, column.domain) for name, column in zip(self.names, self.columns, strict=True))
         return Schema(tuple(features))
 
-    @property
+    @cached_property
     def units(self) -> dict[str, Any]:
         """Give the types in which columns of numbers count; for labels, which count nothing, object."""
         columns = zip(self.names, self.columns, self.dtypes, strict=True)
         return {name: dtype if has_order(column) else np.dtype(object) for name, column, dtype in columns}
 
-    @property
-    def text_labels(self) -> list[str]:
+    @cached_property
+    def text_labels(self) -> frozenset[str]:
         """Name the columns whose labels are text, digits or not."""
         named = zip(self.names, self.columns, strict=True)
-        return [n for n, c in named if isinstance(c, Labels) and all(isinstance(label, str) for label in c.labels)]
+        return frozenset(n for n, c in named if isinstance(c, Labels) and all(isinstance(v, str) for v in c.labels))
 
     def encode(self, table: Any) -> tuple[Rows, Tensor]:
         """Turn a table into rows; a column that it lacks is missing in every row.
@@ -141,16 +161,32 @@ class Codec:
         frame = self.frame_of(table)
         if not len(frame):
             raise InputError("The table holds no rows.")
-        nothing, texts, pairs = np.full(len(frame), np.nan), set(self.text_labels), []
+        nothing, pairs = np.full(len(frame), np.nan), []
         for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
             if name in frame:
                 values = _plain(as_times(frame[name], dtype), isinstance(column, Labels))
-                pairs.append(column.encode(_as_text(values) if name in texts else values))
+                pairs.append(column.encode(_as_text(values) if name in self.text_labels else values))
             else:
                 pairs.append((nothing, nothing))
         codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
         rows = as_rows(codes, self.schema)
         return rows, log_base.masked_fill(~rows.observed, 0)
+
+    def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
+        """Code one value of a column as `encode` would: the code, NaN where missing, and ln p(value | code) in nats.
+
+        Raises:
+            InputError: Not a value of this column.
+        """
+        name, column, held = self.names[at], self.columns[at], np.empty(1, dtype=object)
+        if not absent(value):
+            held[0] = _as_label(value) if isinstance(column, Labels) else as_day(value, self.units[name])
+            if isinstance(column, Labels):
+                held = _as_text(held) if name in self.text_labels else held
+            elif math.isinf(float(held[0])):
+                raise InputError(f"{value!r} is not finite.")
+        codes, log_base = column.encode(held)
+        return float(codes[0]), float(log_base[0])
 
     def frame_of(self, table: Any) -> pd.DataFrame:
         """Take a frame by the names of its columns, an array by their number."""
@@ -242,12 +278,12 @@ class Codec:
         return pd.DataFrame(described, pd.Index(self.names, name="name"))
 
 
-def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, levels: bool = True) -> Codec:
+def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, most_levels: int = MOST_LEVELS) -> Codec:
     """Choose how to code every column of a table.
 
     Args:
         kinds: What some columns are: "number", "label", or a column of one's own. None: what their values look like.
-        levels: Whether numbers of which there are few become labels with an order; booleans always do.
+        most_levels: Distinct numbers up to which they become labels with an order; booleans always do.
 
     Raises:
         InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
@@ -267,18 +303,18 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, leve
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
     dates = tuple(name for name in frame if holds_dates(frame[name]))
     frame = frame.apply(unboxed)
-    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], levels) for name in frame.columns)
+    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], most_levels) for name in frame.columns)
     return Codec(tuple(frame.columns), columns, tuple(frame.dtypes), dates)
 
 
-def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, levels: bool) -> Column:
+def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, most_levels: int) -> Column:
     if not isinstance(kind, str | None):
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
     values = _plain(series, as_labels)
     if as_labels:
         return label_column(values.tolist())
-    return numeric_column(values, n_columns, levels or pd.api.types.is_bool_dtype(series))
+    return numeric_column(values, n_columns, 2 if pd.api.types.is_bool_dtype(series) else most_levels)
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:

@@ -1,5 +1,7 @@
 """Moments and lengths of time, which models see as days: since 1970 in UTC, or as they are."""
 
+import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -81,16 +83,32 @@ def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
         InputError: They are none.
     """
     if is_length(dtype) and not is_length(series.dtype):
-        lengths = [None if pd.isna(value) else as_day(value, dtype) for value in series]
-        return from_days(np.array(lengths, dtype=np.float64), dtype).set_axis(series.index)
+        if pd.api.types.is_numeric_dtype(series):
+            days = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            days = np.array([np.nan if absent(value) else as_day(value, dtype) for value in series], dtype=np.float64)
+        return from_days(days, dtype).set_axis(series.index)
     if not is_moment(dtype) or is_moment(series.dtype):
         return series
     try:
+        if pd.api.types.is_numeric_dtype(series) or series.dtype == object:
+            _refuse_numbers(series)
         instants = pd.to_datetime(series, format="ISO8601", utc=True)  # offsets may differ from row to row
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
     zone = getattr(dtype, "tz", None)
     return instants.dt.tz_localize(None) if zone is None else instants.dt.tz_convert(zone)
+
+
+def _refuse_numbers(series: "pd.Series[Any]") -> None:
+    number = next((v for v in series if isinstance(v, numbers.Number) and not absent(v)), None)
+    if number is not None:
+        raise ValueError(f"{number!r} is a number")
+
+
+def absent(value: Any) -> bool:
+    """Say whether a value stands for a missing one."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
 def as_day(value: Any, dtype: Any) -> Any:
@@ -103,10 +121,21 @@ def as_day(value: Any, dtype: Any) -> Any:
         return value
     try:
         if is_length(dtype):
-            return float(value) if isinstance(value, int | float) else float(pd.Timedelta(value) / DAY)
-        moment = pd.Timestamp(value)
+            return _as_length(value)
+        if isinstance(value, numbers.Number):
+            raise ValueError("a number")
+        moment = pd.to_datetime(value, format="ISO8601", utc=True) if isinstance(value, str) else pd.Timestamp(value)
         moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
         return float((moment - EPOCH) / DAY)
     except (TypeError, ValueError, OverflowError) as error:
         known = "length of time; write it as days" if is_length(dtype) else "moment; write it as ISO 8601"
         raise InputError(f"{value!r} is no {known}.") from error
+
+
+def _as_length(value: Any) -> float:
+    if not isinstance(value, np.timedelta64):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    return float(pd.Timedelta(value) / DAY)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deformer.data.columns import Column
+from deformer.data.frames import Codec
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.nn.slots import Slots
@@ -37,7 +37,7 @@ class SessionPool:
 
     Args:
         model: Whose rows the sessions are.
-        columns: How a table's values are coded. None: values are the schema's own.
+        codec: How a table's values are coded. None: values are the schema's own.
         alarms: Thresholds by `calibrate`. None: no alarms.
         memory: Bytes for states; at least one state is kept.
 
@@ -53,12 +53,12 @@ class SessionPool:
     def __init__(
         self,
         model: DEformer,
-        columns: Sequence[Column] | None = None,
+        codec: Codec | None = None,
         *,
         alarms: Alarms | None = None,
         memory: int = 2**28,
     ) -> None:
-        self.words, self.alarms = Vocabulary.of(model, columns), alarms
+        self.words, self.alarms = Vocabulary.of(model, codec), alarms
         self.capacity = max(1, memory // Slots.bytes_per_slot(model))
         self._slots: Slots | None = None
         self._free: list[int] = []
@@ -169,7 +169,7 @@ class SessionPool:
         self.reading(name)
         store, slots = self._cached([name])
         asked = [self.words.feature(feature) for feature in features]
-        return ask_together(store.take(slots, 0), self.words.columns, asked, question)
+        return ask_together(store.take(slots, 0), self.words.codec.columns, asked, question)
 
     def _cached(self, names: Sequence[Hashable]) -> tuple[Slots, Tensor]:
         """Give the slots of some different sessions, rebuilding those that have none."""

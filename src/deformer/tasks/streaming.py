@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformer.data.columns import Column, Plain, has_order
+from deformer.data.frames import Codec
 from deformer.data.orders import permute, random_orders
 from deformer.data.schema import Continuous, Schema
 from deformer.data.table import as_rows
@@ -109,16 +109,15 @@ class Vocabulary:
     """The names of a model's features and how their values are coded.
 
     Args:
-        columns: Of a table model. None: values are the schema's own.
+        codec: Of a table model. None: values are the schema's own.
     """
 
     model: DEformer
-    columns: tuple[Column, ...]
+    codec: Codec
 
     @classmethod
-    def of(cls, model: DEformer, columns: Sequence[Column] | None = None) -> "Vocabulary":
-        plain = (Plain(f.domain) for f in model.schema.features)
-        return cls(model, tuple(plain if columns is None else columns))
+    def of(cls, model: DEformer, codec: Codec | None = None) -> "Vocabulary":
+        return cls(model, Codec.of_schema(model.schema) if codec is None else codec)
 
     def feature(self, name: str) -> int:
         return self.model.schema.index([name])[0]
@@ -131,17 +130,13 @@ class Vocabulary:
         """
         feature = self.feature(name)
         try:
-            held = np.empty(1, dtype=object)
-            held[0] = value
-            if has_order(self.columns[feature]) and value is not None and math.isinf(float(value)):
-                raise InputError(f"{name!r}: {value!r} is not finite.")
-            codes, log_base = self.columns[feature].encode(held)
+            code, log_base = self.codec.encode_cell(feature, value)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{name!r}: {error}") from error
-        if np.isnan(codes[0]):
+        if math.isnan(code):
             raise InputError(f"{name!r}: a missing value is not an observation; leave it out.")
-        continuous = isinstance(self.columns[feature].domain, Continuous)
-        return Arrival(name, feature, float(codes[0]), float(log_base[0]), continuous)
+        continuous = isinstance(self.codec.columns[feature].domain, Continuous)
+        return Arrival(name, feature, code, log_base, continuous)
 
 
 def check_new(arrival: Arrival, reading: Reading) -> None:
@@ -157,7 +152,7 @@ class Session:
 
     Args:
         model: Whose row it is.
-        columns: How a table's values are coded. None: values are the schema's own.
+        codec: How a table's values are coded. None: values are the schema's own.
         alarms: Thresholds by `calibrate`. None: no alarms.
 
     Example:
@@ -169,10 +164,8 @@ class Session:
         array([[0.5, 0.5]])
     """
 
-    def __init__(
-        self, model: DEformer, columns: Sequence[Column] | None = None, *, alarms: Alarms | None = None
-    ) -> None:
-        self.words, self.alarms, self.reading = Vocabulary.of(model, columns), alarms, Reading()
+    def __init__(self, model: DEformer, codec: Codec | None = None, *, alarms: Alarms | None = None) -> None:
+        self.words, self.alarms, self.reading = Vocabulary.of(model, codec), alarms, Reading()
         self._state: State | None = model.start(1, room=len(model.schema))
 
     @property
@@ -208,7 +201,7 @@ class Session:
         """Give p(feature | what has arrived), whether it has arrived itself or not."""
         state, feature = self._open(), self.words.feature(name)
         asked = torch.tensor([[feature]], device=self.words.model.device)
-        return Predictive(self.words.columns[feature], state.predict(asked))
+        return Predictive(self.words.codec.columns[feature], state.predict(asked))
 
     def rank_unseen(self) -> dict[str, float]:
         """Rank what has not arrived by the entropy of its prediction in nats, the least certain first.

@@ -48,7 +48,8 @@ async def _read(request: Request, kind: type[Sent]) -> tuple[Sent, Table]:
             where = "query"
             return kind.model_validate({**request.query_params, "rows": [{}]}), (body, TABLES[sent_as])
     except ValidationError as error:
-        raise RequestValidationError([{**e, "loc": (where, *e["loc"])} for e in error.errors()]) from error
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        raise RequestValidationError([{**e, "loc": (where, *e["loc"])} for e in errors]) from error
     raise HTTPException(415, f"Send application/json, {' or '.join(TABLES)}, not {sent_as!r}.")
 
 
@@ -59,9 +60,15 @@ async def _answer(table: Table, answer: Callable[[], BaseModel], lines: Callable
         return Response(text, media_type="application/json")
     if table[1] == "csv":
         return Response(await asyncio.to_thread(lambda: lines().to_csv(index=False)), media_type="text/csv")
+    return Response(await asyncio.to_thread(lambda: _parquet(lines())), media_type="application/vnd.apache.parquet")
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    """Write a table; a column of several types, which Parquet does not know, as text."""
+    mixed = [n for n in frame if pd.api.types.infer_dtype(frame[n], skipna=True).startswith("mixed")]
     buffer = io.BytesIO()
-    await asyncio.to_thread(lambda: lines().to_parquet(buffer, index=False))
-    return Response(buffer.getvalue(), media_type="application/vnd.apache.parquet")
+    frame.astype(dict.fromkeys(mixed, "string")).to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
@@ -225,7 +232,7 @@ def _stream_route(app: FastAPI, service: Service) -> None:
                     sent = wire.Observation.model_validate_json(text)
                     surprise = await service.within(service.arrivals.ask((name, sent.name, sent.value)))
                     await socket.send_json(asdict(surprise))
-                except problems.MENDABLE as error:
+                except problems.OF_MESSAGES as error:
                     await socket.send_json(problems.describe(error)[1])
         except WebSocketDisconnect:
             pass

@@ -1,12 +1,13 @@
 """What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
 
 import io
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deformer.api import tables
@@ -16,12 +17,13 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
 from deformer.data.frames import from_arrow
-from deformer.data.times import UTC, as_day, from_days, is_moment
+from deformer.data.times import UTC, from_days, is_moment
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
 
 Row = Mapping[str, Any]
+UNPACKED = 2**28  # bytes of a Parquet file without its compression
 FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
 QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
 
@@ -83,7 +85,7 @@ class Engine:
 
     def __init__(self, table: TableModel, name: str, alarms: Alarms | None = None) -> None:
         self.table, self.name, self.alarms = table, name, alarms
-        self.words = Vocabulary.of(table.model, table.codec.columns)
+        self.words = Vocabulary.of(table.model, table.codec)
 
     def describe(self) -> dict[str, Any]:
         """Say what the model is about: its features, their kinds and values, and an image's shape."""
@@ -114,15 +116,36 @@ class Engine:
         try:
             columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in codec.names}
             frame = pd.DataFrame(columns)
-            encoded, log_base = codec.encode(frame)
-            if not bool(((encoded.values.abs() < FARTHEST) & (log_base.abs() < FARTHEST)).all()):
-                raise InputError("a number lies too far out to be scored")
+            self._require_codes(frame)
         except InputError as error:
-            for i, row in enumerate(rows):
-                for name, value in row.items():
-                    self.check(name, value, (field, i, name))
-            raise FieldError(str(error), (field,)) from error
+            where = self._find_fault(frame)
+            raise FieldError(str(error), (field,) if where is None else (field, *where)) from error
         return frame
+
+    def _require_codes(self, frame: pd.DataFrame) -> None:
+        """Raise an InputError if a value has no code, or none that could be scored."""
+        encoded, log_base = self.table.codec.encode(frame)
+        if not bool(((encoded.values.abs() < FARTHEST) & (log_base.abs() < FARTHEST)).all()):
+            raise InputError("a number lies too far out to be scored")
+
+    def _find_fault(self, frame: pd.DataFrame) -> tuple[int, str] | None:
+        """Find row and column of a value at fault, by halves, since a request may hold millions of values."""
+
+        def at_fault(part: pd.DataFrame) -> bool:
+            try:
+                self._require_codes(part)
+            except InputError:
+                return True
+            return False
+
+        name = next((name for name in frame if at_fault(frame[[name]])), None)
+        if name is None:
+            return None
+        start, end = 0, len(frame)
+        while end - start > 1:
+            middle = (start + end) // 2
+            start, end = (start, middle) if at_fault(frame[[name]][start:middle]) else (middle, end)
+        return start, str(name)
 
     def check(self, name: str, value: Any, field: Sequence[str | int]) -> None:
         """Find out whether a feature can have a value; None is a missing one.
@@ -133,14 +156,14 @@ class Engine:
         try:
             self.words.feature(name)
             if value is not None:
-                arrival = self.words.encode(name, as_day(value, self.table.codec.units[name]))
+                arrival = self.words.encode(name, value)
                 if not (abs(arrival.code) < FARTHEST and abs(arrival.log_base) < FARTHEST):
                     raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
         except InputError as error:
             raise FieldError(str(error), field) from error
 
-    def value(self, name: str, value: Any) -> Any:
-        """Give a value as a session takes it.
+    def check_arrival(self, name: str, value: Any) -> None:
+        """Find out whether a session can take a value.
 
         Raises:
             FieldError: An unknown name, or a value that does not fit.
@@ -148,7 +171,6 @@ class Engine:
         if value is None:
             raise FieldError("a missing value is not an observation; leave it out", ("value",))
         self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
-        return as_day(value, self.table.codec.units[name])
 
     def read(self, body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
         """Read an uploaded table as files are read, no more than so many rows of it.
@@ -163,7 +185,7 @@ class Engine:
             if kind == "csv":
                 chunks = text_chunks(io.BytesIO(body), most, self.table.codec.text_labels)
             else:
-                chunks = (from_arrow(batch) for batch in pq.ParquetFile(io.BytesIO(body)).iter_batches(most))
+                chunks = self._parquet(body, most)
             frame = next(iter(chunks), pd.DataFrame())
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
@@ -171,6 +193,23 @@ class Engine:
         if not rows:
             raise InputError("the body holds no rows")
         return rows
+
+    def _parquet(self, body: bytes, most: int) -> Iterator[pd.DataFrame]:
+        """Read Parquet, of which a few bytes may stand for gigabytes: no column unread, no text more than once."""
+        schema = pq.read_schema(io.BytesIO(body))
+        index = (schema.pandas_metadata or {}).get("index_columns", ())
+        columns = [column for column in schema if column.name not in index]
+        for column in columns:
+            if column.name not in self.table.codec.names:
+                raise InputError(f"column {column.name!r} was not there in fit")
+            if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+                raise InputError(f"column {column.name!r} holds {column.type}, which is no value")
+        texts = [c.name for c in columns if pa.types.is_string(c.type) or pa.types.is_large_string(c.type)]
+        file = pq.ParquetFile(io.BytesIO(body), read_dictionary=texts)
+        sizes = (file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+        if sum(sizes) > UNPACKED:
+            raise InputError("the body holds too much when it is unpacked")
+        return (from_arrow(batch) for batch in file.iter_batches(most, columns=[c.name for c in columns]))
 
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Give the log-likelihood of each row in nats, and the parts of it that each value has."""

@@ -10,11 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from deformer.api.service.batching import Busy
 from deformer.api.service.engine import FieldError
-from deformer.api.service.sessions import Conflict, NotThere, TooMany
-from deformer.api.service.wire import Value
+from deformer.api.service.sessions import Conflict, NoRoom, NotThere, TooMany
+from deformer.api.service.wire import AnyValue
 from deformer.errors import InputError
 
 CLOSE = {"Connection": "close"}  # so that the rest of a body is not waited for
@@ -40,6 +41,8 @@ STATUS: dict[type[Exception], tuple[int, str, str]] = {
     TooMany: (429, "too_many", "No more sessions or snapshots are kept."),
     Busy: (503, "busy", "Too many requests wait; try again."),
     asyncio.TimeoutError: (504, "out_of_time", "There was no answer in time; ask for less."),
+    NoRoom: (507, "no_room", "The snapshot could not be written."),
+    ClientDisconnect: (400, "gone", "The body did not arrive whole."),
 }
 CODES = {
     401: "unauthorized",
@@ -50,18 +53,20 @@ CODES = {
     413: "too_large",
     415: "unknown_type",
 }
-KINDS = [kind.__name__ for kind in get_args(Value) if kind is not NoneType]  # each says why a value was none
-MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, ValidationError, InputError, HTTPException, *STATUS)
+KINDS = [kind.__name__ for kind in get_args(AnyValue) if kind is not NoneType]  # each says why a value was none
+MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, InputError, HTTPException, *STATUS)
+OF_MESSAGES: tuple[type[Exception], ...] = (ValidationError, *MENDABLE)  # of a socket, which are validated in the route
+LONGEST = 500  # characters of a message, which may repeat what was sent
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """Give the status and the body for an error that a client can mend."""
     field: Sequence[str | int] | None = error.field if isinstance(error, FieldError) else None
     if isinstance(error, RequestValidationError | ValidationError):
-        errors = error.errors()
+        errors = error.errors()[: len(KINDS)]
         first = errors[0]
         status, code, text, field = 422, "invalid", str(first["msg"]), first["loc"]
-        if [e["loc"] for e in errors[: len(KINDS)]] == [(*field[:-1], kind) for kind in KINDS]:
+        if [e["loc"] for e in errors] == [(*field[:-1], kind) for kind in KINDS]:
             field, text = field[:-1], "A value is true or false, a finite number, a text or null."
         if isinstance(error, RequestValidationError):
             field = None if first["type"] == "json_invalid" else field[1:]  # without "body" or "query"
@@ -74,7 +79,13 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         status, code, text = error.status_code, CODES.get(error.status_code, "http"), str(error.detail)
     else:
         status, code, text = 500, "internal", "The service failed; its log says why."
-    return status, {"error": {"code": code, "message": text, "field": None if field is None else list(field)}}
+    where = None if field is None else [part if isinstance(part, int) else _readable(part) for part in field]
+    return status, {"error": {"code": code, "message": _readable(text), "field": where}}
+
+
+def _readable(text: str) -> str:
+    """Cut what repeats a client's own words to what an answer can hold."""
+    return text[:LONGEST].encode(errors="replace").decode()
 
 
 async def answer(_: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -17,6 +18,8 @@ from deformer.tasks.pool import SessionPool
 from deformer.tasks.streaming import Reading, Surprise
 from deformer.train.checkpoint import write_bytes
 
+SNAPSHOT = re.compile("[0-9a-f]{32}")
+
 
 class NotThere(Exception):
     """There is no such session or snapshot."""
@@ -24,6 +27,10 @@ class NotThere(Exception):
 
 class TooMany(Exception):
     """No more sessions are opened, or snapshots kept."""
+
+
+class NoRoom(Exception):
+    """A snapshot could not be written."""
 
 
 class Conflict(FieldError):
@@ -36,22 +43,34 @@ class Sessions:
     Args:
         most: How many may be open, and how many snapshots are kept.
         idle_seconds: After which a session that was not used makes room for a new one.
+        snapshot_seconds: After which a snapshot makes room for a new one.
         memory: Bytes for states.
         folder: Where snapshots go. None: they are kept in memory and end with the process.
     """
 
-    def __init__(self, engine: Engine, *, most: int, idle_seconds: float, memory: int, folder: Path | None) -> None:
-        self.engine, self.most, self.idle_seconds, self.folder = engine, most, idle_seconds, folder
-        columns = engine.table.codec.columns
-        self.pool = SessionPool(engine.table.model, columns, alarms=engine.alarms, memory=memory)
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most: int,
+        idle_seconds: float,
+        snapshot_seconds: float,
+        memory: int,
+        folder: Path | None,
+    ) -> None:
+        self.engine, self.most, self.folder = engine, most, folder
+        self.idle_seconds, self.snapshot_seconds = idle_seconds, snapshot_seconds
+        self.pool = SessionPool(engine.table.model, engine.table.codec, alarms=engine.alarms, memory=memory)
         self._used: OrderedDict[str, float] = OrderedDict()  # the one that was not used for the longest first
-        self._snapshots: dict[str, Mapping[str, Any]] = {}
-        self._on_disk: set[str] = set()
+        self._snapshots: dict[str, Mapping[str, Any]] = {}  # those that are not on the disk
+        self._saved_at: OrderedDict[str, float] = OrderedDict()  # of every snapshot, the oldest first
         self._told: dict[str, dict[str, Any]] = {}  # what clients sent, as they sent it
         self._model = fingerprint(engine.table.model)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._on_disk = {path.stem for path in folder.glob("*.json")}
+            found = [path for path in folder.glob("*.json") if SNAPSHOT.fullmatch(path.stem)]
+            times = sorted((path.stat().st_mtime, path.stem) for path in found)
+            self._saved_at = OrderedDict((name, saved) for saved, name in times)
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -115,14 +134,15 @@ class Sessions:
         coming: set[tuple[str, str]] = set()
         for i, (session, name, value) in enumerate(arrivals):
             try:
-                reading, coded = self.reading(session), self.engine.value(name, value)
+                reading = self.reading(session)
+                self.engine.check_arrival(name, value)
                 if self.engine.words.feature(name) in reading.features or (session, name) in coming:
                     raise Conflict(f"{name!r} has been observed already", ("name",))
             except Exception as error:  # each arrival answers for itself
                 answers[i] = error
             else:
                 coming.add((session, name))
-                good[i] = (session, name, coded)
+                good[i] = (session, name, value)
         for i, surprise in zip(good, self.pool.observe(good.values()), strict=True):
             session, name, value = arrivals[i]
             answers[i], self._told[session][name] = surprise, value
@@ -144,17 +164,28 @@ class Sessions:
         Raises:
             NotThere: No such session.
             TooMany: As many as allowed are kept.
+            NoRoom: It could not be written.
         """
         reading, name = self.reading(session), secrets.token_hex(16)
-        if len(self._snapshots) + len(self._on_disk) >= self.most:
-            raise TooMany
+        if len(self._saved_at) >= self.most:
+            self._drop_oldest()
         written = {**dataclasses.asdict(reading), "told": dict(self._told[session]), "model": self._model}
         if self.folder is None:
             self._snapshots[name] = written
         else:
-            write_bytes(self.folder / f"{name}.json", json.dumps(written).encode())
-            self._on_disk.add(name)
+            try:
+                write_bytes(self.folder / f"{name}.json", json.dumps(written).encode())
+            except OSError as error:
+                raise NoRoom from error
+        self._saved_at[name] = time.time()
         return name
+
+    def _drop_oldest(self) -> None:
+        """Forget the oldest snapshot, if it is old enough."""
+        oldest, saved = next(iter(self._saved_at.items()))
+        if time.time() - saved < self.snapshot_seconds:
+            raise TooMany
+        self.drop(oldest)
 
     def drop(self, name: str) -> None:
         """Forget a snapshot.
@@ -162,21 +193,21 @@ class Sessions:
         Raises:
             NotThere: There is none of this name.
         """
-        self._require(name)
-        if self._snapshots.pop(name, None) is None and self.folder is not None:
-            (self.folder / f"{name}.json").unlink(missing_ok=True)
-            self._on_disk.discard(name)
-
-    def _require(self, name: str) -> None:
-        if name not in self._snapshots and name not in self._on_disk:
+        if self._saved_at.pop(name, None) is None:  # names given out, never a path that a client made up
             raise NotThere(f"There is no snapshot {name!r}.")
+        self._snapshots.pop(name, None)
+        if self.folder is not None:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def _saved(self, name: str) -> Mapping[str, Any]:
-        self._require(name)
-        if self.folder is not None and name in self._on_disk:  # names given out, never a path that a client made up
-            saved: Mapping[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
-        else:
-            saved = self._snapshots[name]
+        saved: Mapping[str, Any] | None = self._snapshots.get(name)
+        if self.folder is not None and name in self._saved_at:
+            try:
+                saved = json.loads((self.folder / f"{name}.json").read_text())
+            except FileNotFoundError:  # somebody else took it away
+                del self._saved_at[name]
+        if saved is None:
+            raise NotThere(f"There is no snapshot {name!r}.")
         if saved.get("model") != self._model:
             raise InputError(f"Snapshot {name!r} was taken of another model.")
         return saved

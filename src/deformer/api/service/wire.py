@@ -2,14 +2,39 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-Value = bool | int | float | str | None
-Row = dict[str, Value]
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
+LONGEST = 4096  # characters of a value: what a session was told is kept
+WIDEST = 2**14  # values of a row
+
+
+def _sound(value: Any) -> Any:
+    """Refuse text that is too long to keep, or that no answer could repeat."""
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            raise ValueError(f"A text may have {LONGEST} characters.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("A text must be UTF-8.") from error
+    return value
+
+
+def _of_bounded_width(row: Any) -> Any:
+    """Refuse, before every entry gives an error of its own, what is no row of any model."""
+    if isinstance(row, dict) and len(row) > WIDEST:
+        raise ValueError(f"A row may have {WIDEST} values.")
+    return row
+
+
+AnyValue = bool | int | float | str | None
+Value = Annotated[AnyValue, AfterValidator(_sound)]
+Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_sound)]
+Row = Annotated[dict[Name, Value], BeforeValidator(_of_bounded_width)]
+Names = Annotated[list[Name], Field(max_length=WIDEST)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of all that is drawn.")]
 Orders = Annotated[int, Field(ge=1, le=256, description="Orders under which every row is scored.")]
-A_ROW: Row = {"a": 1, "b": None}
+A_ROW: dict[str, Any] = {"a": 1, "b": None}
 
 
 class Request(BaseModel):
@@ -19,7 +44,7 @@ class Request(BaseModel):
 class Rows(Request):
     """Rows by feature name; null, or an absent name, is a missing value."""
 
-    rows: Annotated[list[Row], Field(min_length=1, examples=[[A_ROW]])]
+    rows: Annotated[list[Row], FailFast(), Field(min_length=1, examples=[[A_ROW]])]
 
 
 class ScoreRequest(Rows):
@@ -66,7 +91,7 @@ class SampleAnswer(BaseModel):
 
 class ConditionalRequest(Request):
     row: Annotated[Row, Field(examples=[A_ROW])]
-    targets: Annotated[list[Name] | None, Field(description="None: whatever the row lacks.")] = None
+    targets: Annotated[Names | None, Field(description="None: whatever the row lacks.")] = None
 
 
 class Distribution(BaseModel):
@@ -76,7 +101,7 @@ class Distribution(BaseModel):
     probabilities: dict[str, float] | None = None
     mean: float | str | None = None
     std: float | None = None
-    quantiles: dict[str, float | str] | None = None
+    quantiles: dict[str, float | str | None] | None = None
 
 
 class ConditionalAnswer(BaseModel):
@@ -128,7 +153,7 @@ class SurpriseAnswer(BaseModel):
 
 
 class PredictRequest(Request):
-    names: Annotated[list[Name] | None, Field(description="None: whatever has not arrived.")] = None
+    names: Annotated[Names | None, Field(description="None: whatever has not arrived.")] = None
 
 
 class SnapshotAnswer(BaseModel):
@@ -173,5 +198,6 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         429: "Too many sessions",
         503: "Busy; try again",
         504: "Out of time",
+        507: "No room to keep it",
     }.items()
 }

@@ -33,6 +33,7 @@ class Limits:
             `DRAWN`.
         sessions: Open sessions, and snapshots kept.
         idle_seconds: After which an unused session makes room for a new one.
+        snapshot_seconds: After which a snapshot makes room for a new one, where as many are kept as allowed.
         waiting: Requests of a kind that wait for the model; more are answered 503.
         seconds: In which the body of a request must arrive, else it is answered 408; and each step of the answer may
             take as long, else it is 504.
@@ -44,6 +45,7 @@ class Limits:
     values: int = 2**20
     sessions: int = 100_000
     idle_seconds: float = 3600.0
+    snapshot_seconds: float = 30 * 24 * 3600.0
     waiting: int = 256
     seconds: float = 30.0
     memory: int = 2**29
@@ -69,7 +71,12 @@ class Service:
     def __init__(self, engine: Engine, limits: Limits, snapshots: Path | None) -> None:
         self.engine, self.limits = engine, limits
         self.sessions = Sessions(
-            engine, most=limits.sessions, idle_seconds=limits.idle_seconds, memory=limits.memory, folder=snapshots
+            engine,
+            most=limits.sessions,
+            idle_seconds=limits.idle_seconds,
+            snapshot_seconds=limits.snapshot_seconds,
+            memory=limits.memory,
+            folder=snapshots,
         )
         own = self.registry = CollectorRegistry()
         self.requests = Counter("deformer_requests", "Requests by route and status", ["route", "status"], registry=own)
