@@ -1,6 +1,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from tests.models import mixed
 
@@ -63,3 +64,13 @@ def test_what_is_odd_scores_higher(stream: DEformerStream) -> None:
 def test_impossible_choices_are_refused() -> None:
     with pytest.raises(InputError, match="warm_up"):
         DEformerStream(warm_up=1)
+
+
+@pytest.mark.parametrize("value", [np.float32("inf"), -math.inf, [1], {"a": 1}])
+def test_what_no_column_could_hold_is_not_kept_for_the_warm_up(value: object) -> None:
+    stream = DEformerStream(warm_up=3, training={"steps": 2})
+    with pytest.raises(InputError, match="no value that a column could hold"):
+        stream.learn_one({"a": value})
+    for i in range(4):
+        stream.learn_one({"a": i})
+    assert stream.table is not None

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -19,8 +21,9 @@ from tests.models import mixed, small_model
 from deformer.api import tables
 from deformer.api.service.app import make_app
 from deformer.api.service.batching import Batcher, Busy
-from deformer.api.service.engine import Engine
+from deformer.api.service.engine import Engine, FieldError
 from deformer.api.service.guard import LOOPBACK, Admission
+from deformer.api.service.run import open_engine
 from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.client import Client, ServiceError
@@ -431,3 +434,109 @@ def test_what_waits_is_computed_together_and_no_more_than_allowed() -> None:
             assert not batcher.alive
 
     asyncio.run(ask())
+
+
+def test_a_large_request_is_cut_within_its_rows(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"rows": [ROW, {"size": 1.0}], "n_orders": 2}
+    whole = post(client, "explain", **asked)["rows"]
+    held = post(client, "conditional", row=ROW, targets=["size", "rooms", "kind"])["conditionals"]
+    seen: list[Sequence[str]] = []
+    explain = Engine.explain
+    monkeypatch.setattr(Engine, "explain", lambda self, f, n, names: seen.append(names) or explain(self, f, n, names))
+    monkeypatch.setattr("deformer.api.service.app.PIECE", 20)
+    for a, b in zip(post(client, "explain", **asked)["rows"], whole, strict=True):
+        assert [line["feature"] for line in a] == [line["feature"] for line in b]
+        for mine, theirs in zip(a, b, strict=True):
+            assert mine["surprise"] == theirs["surprise"] or abs(mine["surprise"] - theirs["surprise"]) < 1e-4
+    assert sorted(map(len, seen)) == [1, 2, 2]
+    assert post(client, "conditional", row=ROW, targets=["size", "rooms", "kind"])["conditionals"] == held
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"rows":[' + b",".join([b'{"a":[]}'] * 10_000) + b"]}", "application/json"),
+        (b'{"rows":[{' + b",".join(b'"%d":[]' % i for i in range(20_000)) + b"}]}", "application/json"),
+        (json.dumps({"rows": [{"kind": "x" * 5000}]}).encode(), "application/json"),
+        (b'{"rows":[{"kind":"\\ud800"}]}', "application/json"),
+    ],
+    ids=["errors in rows", "errors in a row", "a long text", "no text"],
+)
+def test_bodies_that_would_cost_more_than_they_weigh(client: TestClient, body: bytes, kind: str) -> None:
+    answer = client.post("/v1/score", content=body, headers={"content-type": kind})
+    assert answer.status_code == 422
+    assert len(answer.content) < 2000
+
+
+def test_text_that_is_no_text_is_refused(client: TestClient) -> None:
+    answer = client.post("/v1/sample", content=b'{"given":{"\\ud800":1}}', headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    name = post(client, "sessions", 201)["session"]
+    sent = b'{"name":"kind","value":"\\ud800"}'
+    path, headers = f"/v1/sessions/{name}/observe", {"content-type": "application/json"}
+    assert client.post(path, content=sent, headers=headers).status_code == 422
+    assert client.get(f"/v1/sessions/{name}").json()["observed"] == {}
+
+
+def test_parquet_that_unpacks_to_more_than_its_rows(client: TestClient) -> None:
+    def send(table: pa.Table, path: str = "score") -> Any:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        headers = {"content-type": "application/vnd.apache.parquet"}
+        return client.post(f"/v1/{path}", content=buffer.getvalue(), headers=headers)
+
+    assert send(pa.table({"kind": ["x" * 2**20] * 100})).status_code == 200
+    assert "was not there in fit" in send(pa.table({f"c{i}": [0] * 100 for i in range(100)})).text
+    assert "which is no value" in send(pa.table({"kind": [["a", "b"]]})).text
+    filled = send(pa.table({"kind": pa.array([7, None], pa.int64())}), "impute?strategy=mode")
+    assert pd.read_parquet(io.BytesIO(filled.content))["kind"].tolist() == ["7", "big"]
+
+
+def test_a_column_that_was_empty_in_fit_has_no_figures() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0] * 30, "empty": [math.nan] * 60, "flag": [True, False] * 30})
+    frame["length"] = pd.to_timedelta([1, 2, 3] * 20, unit="D")
+    with TestClient(make_app(Engine(tables.learn(frame, steps=2)[0], "table"))) as client:
+        told = post(client, "conditional", row={"x": 1})["conditionals"]
+        assert told["empty"]["quantiles"]["0.5"] is None
+        assert set(told["flag"]["probabilities"]) == {"true", "false"}
+        [row] = post(client, "sample", n=1)["rows"]
+        assert row["flag"] in client.get("/v1/model").json()["features"][2]["values"]
+        assert row["length"] in client.get("/v1/model").json()["features"][3]["values"]
+        assert (
+            post(client, "score", rows=[row])["scores"] == post(client, "score", rows=[{**row, "empty": 5}])["scores"]
+        )
+
+
+def test_snapshots_make_room_and_know_their_own(table: TableModel, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("[]")
+    limits = Limits(sessions=2, idle_seconds=0.0, snapshot_seconds=0.0)
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path, limits=limits)) as client:
+        assert client.delete("/v1/snapshots/package").status_code == 404
+        assert post(client, "sessions", 404, snapshot="package")
+        name = post(client, "sessions", 201)["session"]
+        saved = [post(client, f"sessions/{name}/snapshots", 201)["snapshot"] for _ in range(3)]
+        for snapshot, status in zip(saved, (404, 201, 201), strict=True):
+            post(client, "sessions", status, snapshot=snapshot)
+        (tmp_path / f"{saved[2]}.json").unlink()
+        assert post(client, "sessions", 404, snapshot=saved[2])
+        name = post(client, "sessions", 201)["session"]
+        client.app.state.service.sessions.folder = tmp_path / "gone"  # type: ignore[attr-defined]
+        error = post(client, f"sessions/{name}/snapshots", 507)["error"]
+        assert error["message"] == "The snapshot could not be written."
+
+
+def test_the_value_at_fault_is_found_among_many(table: TableModel) -> None:
+    rows = [{"size": 0.1, "price": 1.0, "rooms": 3}] * 5000
+    rows[4321] = {"size": 0.1, "price": 1e300, "rooms": 3}
+    with pytest.raises(FieldError) as caught:
+        Engine(table, "houses").frame(rows)
+    assert caught.value.field == ("rows", 4321, "price")
+
+
+def test_alarms_read_labels_as_fit_did(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"code": ["007", "013"] * 50, "x": [0.1, 0.9] * 50})
+    table, _ = tables.learn(frame, steps=20)
+    tables.save_table(tmp_path / "m.deformer", table)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    engine = open_engine(str(tmp_path / "m.deformer"), "cpu", tmp_path / "rows.csv", 0.1)
+    assert engine.alarms == tables.alarms(table, frame, 0.1)

@@ -1,5 +1,6 @@
 """Explanations: which values of a row surprise, by how many nats, and what was expected in their place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,19 +57,21 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
-def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
-    """Explain every row of a table."""
+def explain(table: TableModel, values: Any, n_orders: int, names: Sequence[str] | None = None) -> Explanation:
+    """Explain every row of a table, or some of its columns."""
     codec = table.codec
-    frame = codec.frame_of(values).reindex(columns=list(codec.names))
+    names = list(codec.names if names is None else names)
+    frame, at = codec.frame_of(values).reindex(columns=names), table.model.schema.index(names)
     rows, log_base = codec.encode(values)
-    missing, names, questions = ~rows.observed.numpy(), list(codec.names), tables.expectations(table)
+    missing, questions = ~rows.observed.numpy()[:, at], tables.expectations(table)
     nats, expected = np.zeros(missing.shape), {}
-    for i, name in enumerate(names):
+    for i, (column, name) in enumerate(zip(at, names, strict=True)):
         answers = []
         for b, predictive in tables.given_others(table, rows, name, n_orders=1):
-            nats[b, i] = -predictive.log_prob_of_codes(rows.values[b, i].double().numpy()) - log_base[b, i].numpy()
+            codes, base = rows.values[b, column].double().numpy(), log_base[b, column].numpy()
+            nats[b, i] = -predictive.log_prob_of_codes(codes) - base
             answers.append(questions[name](predictive))
         expected[name] = codec.as_times(name, np.concatenate(answers)).set_axis(frame.index)
     surprise = pd.DataFrame(nats, frame.index, names)
-    share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders), frame.index, names)
+    share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders)[:, at], frame.index, names)
     return Explanation(frame, surprise.mask(missing), share.mask(missing), pd.DataFrame(expected))

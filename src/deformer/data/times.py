@@ -12,7 +12,6 @@ from deformer.errors import InputError
 
 EPOCH = pd.Timestamp(0, tz="UTC").as_unit("s")
 DAY = pd.Timedelta(days=1)
-UTC = pd.DatetimeTZDtype("us", "UTC")
 YEARS = (-719_162, 2_932_896)  # days from 1970 to the first day of year 1, and to the last one of year 9999
 NANOSECONDS = (-106_751, 106_751)  # days that a time in nanoseconds can lie away
 Days = npt.NDArray[np.float64]

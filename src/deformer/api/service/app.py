@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from deformer.api.service.batching import Busy
 from deformer.api.service.engine import Engine, FieldError
 from deformer.api.service.guard import Admission, Guard
 from deformer.api.service.sessions import TooMany
-from deformer.api.service.work import DRAWN, Limits, Service, Table
+from deformer.api.service.work import DRAWN, PIECE, Limits, Service, Table
 from deformer.api.tables import ORDERS
 
 Sent = TypeVar("Sent", bound=BaseModel)
@@ -88,10 +89,10 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         sent, table = await _read(request, wire.ScoreRequest)
         frame = await service.frame(sent.rows, table)
         per_row = service.afford(len(frame), sent.n_orders)
-        found = await service.in_pieces(
-            lambda start, end: service.scores.ask((frame[start:end], sent.n_orders)), len(frame), per_row
+        [found] = await service.in_pieces(
+            lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)), len(frame), per_row
         )
-        scores, parts = ([one for piece in found for one in piece[k]] for k in (0, 1))
+        scores, parts = ([pair[k] for pair in found] for k in (0, 1))
         terms = parts if sent.terms else [None] * len(scores)
 
         def answer() -> wire.ScoreAnswer:
@@ -108,18 +109,18 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Fill in missing values; what was there comes back as it was."""
         sent, table = await _read(request, wire.ImputeRequest)
         frame = await service.frame(sent.rows, table)
-        passes = DRAWN * sent.n_imputations if sent.strategy == "draw" else 1 + ORDERS
-        per_row = service.afford(len(frame), passes)
+        passes = DRAWN if sent.strategy == "draw" else 1 + ORDERS
+        per_row = service.afford(len(frame), passes, sent.n_imputations)
         if sent.n_imputations > 1 and sent.strategy != "draw":
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
-        pieces = await service.in_pieces(
-            lambda start, end: service.calls.ask(
-                lambda: engine.impute(frame[start:end], sent.strategy, sent.n_imputations, sent.seed + start)
+        filled = await service.in_pieces(
+            lambda start, end, i: service.calls.ask(
+                lambda: engine.impute(frame[start:end], sent.strategy, sent.seed + start + i)
             ),
             len(frame),
             per_row,
+            range(sent.n_imputations),
         )
-        filled = [[row for piece in pieces for row in piece[i]] for i in range(sent.n_imputations)]
         return await _answer(
             table,
             lambda: wire.ImputeAnswer(imputations=filled),
@@ -131,13 +132,17 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Say how much each value surprises, and what was expected in its place."""
         sent, table = await _read(request, wire.ExplainRequest)
         frame = await service.frame(sent.rows, table)
-        per_row = service.afford(len(frame), sent.n_orders + len(engine.table.codec.names))
-        pieces = await service.in_pieces(
-            lambda start, end: service.calls.ask(lambda: engine.explain(frame[start:end], sent.n_orders)),
+        names = engine.table.codec.names
+        service.afford(len(frame), sent.n_orders + len(names))
+        size = min(len(names), max(1, PIECE // len(names) - sent.n_orders))
+        parts = await service.in_pieces(
+            lambda start, end, some: service.calls.ask(lambda: engine.explain(frame[start:end], sent.n_orders, some)),
             len(frame),
-            per_row,
+            (sent.n_orders + size) * len(names),
+            [names[i : i + size] for i in range(0, len(names), size)],
         )
-        rows = [row for piece in pieces for row in piece]
+        told = ([line for part in of_row for line in part] for of_row in zip(*parts, strict=True))
+        rows = [sorted(row, key=lambda line: -math.inf if (s := line["surprise"]) is None else s)[::-1] for row in told]
 
         def lines() -> pd.DataFrame:
             long = pd.DataFrame([{"row": i, **line} for i, row in enumerate(rows) for line in row])
@@ -149,19 +154,24 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def sample(sent: wire.SampleRequest) -> Any:
         """Draw rows from the model, keeping what is given."""
         per_row = service.afford(sent.n, DRAWN)
-        pieces = await service.in_pieces(
-            lambda start, end: service.calls.ask(lambda: engine.sample(end - start, sent.given, sent.seed + start)),
+        [rows] = await service.in_pieces(
+            lambda start, end, _: service.calls.ask(lambda: engine.sample(end - start, sent.given, sent.seed + start)),
             sent.n,
             per_row,
         )
-        return {"rows": [row for piece in pieces for row in piece]}
+        return {"rows": rows}
 
     @router.post("/conditional", response_model=wire.ConditionalAnswer, response_model_exclude_none=True)
     async def conditional(sent: wire.ConditionalRequest) -> Any:
         """Give the distribution of any features, given the row's other values."""
-        held = [n for n in dict.fromkeys(sent.targets or ()) if sent.row.get(n) is not None]
-        service.afford(1, 1 + len(held))
-        return {"conditionals": await service.call(engine.conditional, sent.row, sent.targets)}
+        together = engine.targets(sent.row, sent.targets)
+        per_part = service.afford(1, 1, len(together))
+        frame = await service.frame([sent.row], None, "row")
+        answers = await service.in_pieces(
+            lambda _, __, some: service.calls.ask(lambda: [engine.conditional(frame, some)]), 1, per_part, together
+        )
+        found = {name: told for [answer] in answers for name, told in answer.items()}
+        return {"conditionals": {name: found[name] for name in sent.targets or found}}
 
 
 def _session_routes(router: APIRouter, service: Service) -> None:

@@ -1,5 +1,6 @@
 """What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
 
+import datetime
 import io
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
 from deformer.data.frames import from_arrow
-from deformer.data.times import UTC, from_days, is_moment
+from deformer.data.times import from_days, is_moment
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
@@ -50,11 +51,16 @@ class Distribution:
         if self.probabilities is not None:
             return {
                 "kind": "discrete",
-                "probabilities": {str(spell(v, dtype)): p for v, p in self.probabilities.items()},
+                "probabilities": {_key(spell(v, dtype)): p for v, p in self.probabilities.items()},
             }
         quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
         kind = "moment" if is_moment(dtype) else "number"
         return {"kind": kind, "mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
+
+
+def _key(value: Any) -> str:
+    """Spell a value as JSON would."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def distributions(predictive: Predictive) -> list[Distribution]:
@@ -67,9 +73,11 @@ def distributions(predictive: Predictive) -> list[Distribution]:
 
 
 def spell(value: Any, dtype: Any) -> Any:
-    """Write a value of a column: days as a moment, whole levels without a point."""
+    """Write a value of a column as rows hold it: days as a moment, whole levels without a point."""
     if is_moment(dtype):
-        return from_days(np.array([float(value)]), UTC).iloc[0].round("s").isoformat()
+        return plain(from_days(np.array([float(value)]), dtype).iloc[0].round("s"))
+    if pd.api.types.is_bool_dtype(dtype):
+        return bool(value)
     value = plain(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -225,39 +233,43 @@ class Engine:
         parts = [{names[f]: float(shares[i, f]) for f in np.flatnonzero(told[i])} for i in range(len(told))]
         return scores, parts
 
-    def impute(self, frame: pd.DataFrame, strategy: str, n_imputations: int, seed: int) -> list[list[dict[str, Any]]]:
-        """Fill in what is missing, as many times as asked."""
+    def impute(self, frame: pd.DataFrame, strategy: str, seed: int) -> list[dict[str, Any]]:
+        """Fill in what is missing."""
         if strategy != "draw":
-            return [records(tables.complete_expected(self.table, frame, strategy))]
-        return [records(tables.complete(self.table, frame, seed + i)) for i in range(n_imputations)]
+            return records(tables.complete_expected(self.table, frame, strategy))
+        return records(tables.complete(self.table, frame, seed))
 
     def sample(self, n: int, given: Row | None, seed: int) -> list[dict[str, Any]]:
         """Draw rows, keeping what is given."""
         evidence = self.frame([given], "given") if given else None
         return records(tables.draw_rows(self.table, n, evidence, seed))
 
-    def conditional(self, row: Row, targets: Sequence[str] | None) -> dict[str, Any]:
-        """Describe p(feature | the row's other values) for each target, by default for whatever is missing."""
-        frame = self.frame([row], "row")
+    def targets(self, row: Row, targets: Sequence[str] | None) -> list[list[str]]:
+        """Say of which features to ask together: all that the row lacks, and each that it holds on its own.
+
+        Raises:
+            FieldError: An unknown feature.
+        """
         names = self.table.codec.names
         asked = [n for n in names if row.get(n) is None] if targets is None else list(dict.fromkeys(targets))
         for i, name in enumerate(asked):
             self.check(name, None, ("targets", i))
         held = [name for name in asked if row.get(name) is not None]
-        free = [name for name in asked if name not in held]
-        answers = tables.ask_row(self.table, frame, free, distributions)
-        for name in held:  # a value must not tell about itself
-            answers |= tables.ask_row(self.table, frame.assign(**{name: None}), [name], distributions)
-        return self.in_units({name: answers[name] for name in asked})
+        return [[name for name in asked if name not in set(held)], *([name] for name in held)]
+
+    def conditional(self, frame: pd.DataFrame, targets: Sequence[str]) -> dict[str, Any]:
+        """Describe p(feature | the row's other values) for each target; what is held must not tell about itself."""
+        hidden = frame.assign(**dict.fromkeys(targets)) if targets else frame
+        return self.in_units(tables.ask_row(self.table, hidden, targets, distributions))
 
     def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:
         """Write distributions of columns in the units of the table."""
         units = self.table.codec.units
         return {name: distribution.spell(units[name]) for name, distribution in answers.items()}
 
-    def explain(self, frame: pd.DataFrame, n_orders: int) -> list[list[dict[str, Any]]]:
-        """Say how much each value of each row surprises, the most surprising first."""
-        explanation = explain(self.table, frame, n_orders)
+    def explain(self, frame: pd.DataFrame, n_orders: int, names: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Say how much the values of some features of each row surprise."""
+        explanation = explain(self.table, frame, n_orders, names)
         return [records(explanation.row(i).rename_axis("feature").reset_index()) for i in range(len(frame))]
 
 
@@ -267,9 +279,11 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601 for moments."""
+    """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601, days for lengths of time."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, datetime.timedelta) and value is not pd.NaT:
+        return value / datetime.timedelta(days=1)
     if value is None or value is pd.NaT or value is pd.NA:
         return None
     if isinstance(value, float):

@@ -126,7 +126,7 @@ class Service:
             start = 0
             for i in members:
                 end = start + len(asked[i][0])
-                answers[i], start = (scores[start:end], parts[start:end]), end
+                answers[i], start = list(zip(scores[start:end], parts[start:end], strict=True)), end
         return answers
 
     async def call(self, task: Callable[..., Any], *args: Any) -> Any:
@@ -137,19 +137,26 @@ class Service:
         """Do what takes no time, such as opening a session, on the model's thread together with others."""
         return await self.within(self.entries.ask(lambda: task(*args)))
 
-    async def in_pieces(self, task: Callable[[int, int], Awaitable[Any]], n_rows: int, per_row: int) -> list[Any]:
+    async def in_pieces(
+        self, task: Callable[[int, int, Any], Awaitable[Any]], n_rows: int, per_row: int, parts: Sequence[Any] = (None,)
+    ) -> list[list[Any]]:
         """Compute rows a piece at a time, so that others have their turn and nothing goes on after the time is up.
 
         Args:
-            task: Answers rows from a start to an end.
-            per_row: Values that a row has computed.
+            task: Answers rows from a start to an end, and a part of what is asked about them.
+            per_row: Values that a part of a row has computed.
+
+        Returns:
+            What all pieces gave, together, by part.
         """
         size = max(1, PIECE // per_row)
 
-        async def all_of_them() -> list[Any]:
-            return [await task(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+        async def all_of_them() -> list[list[Any]]:
+            starts = range(0, n_rows, size)
+            pieces = [[await task(start, min(start + size, n_rows), part) for start in starts] for part in parts]
+            return [[one for piece in found for one in piece] for found in pieces]
 
-        answers: list[Any] = await self.within(all_of_them())
+        answers: list[list[Any]] = await self.within(all_of_them())
         return answers
 
     async def within(self, answer: Awaitable[Any]) -> Any:
@@ -161,7 +168,7 @@ class Service:
         if self._executor is not None:
             self._executor.submit(self.sessions.forget, session)
 
-    async def frame(self, rows: Sequence[Any], table: Table) -> pd.DataFrame:
+    async def frame(self, rows: Sequence[Any], table: Table, field: str = "rows") -> pd.DataFrame:
         """Lay out rows that were sent in JSON, or as a table.
 
         Raises:
@@ -173,26 +180,28 @@ class Service:
             raise Busy
         self._reading += 1
         try:
-            return await self._laid_out(rows, table, self._readers)
+            return await self._laid_out(rows, table, field, self._readers)
         finally:
             self._reading -= 1
 
-    async def _laid_out(self, rows: Sequence[Any], table: Table, readers: asyncio.Semaphore) -> pd.DataFrame:
+    async def _laid_out(
+        self, rows: Sequence[Any], table: Table, field: str, readers: asyncio.Semaphore
+    ) -> pd.DataFrame:
         async with readers:
             if table is not None:
                 rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1))
             if len(rows) > self.limits.rows:
                 raise TooLarge
-            frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows))
+            frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows, field))
             return frame
 
-    def afford(self, n_rows: int, n_passes: int) -> int:
-        """Refuse what would cost too much, and give the values that a row has computed.
+    def afford(self, n_rows: int, n_passes: int, n_parts: int = 1) -> int:
+        """Refuse what would cost too much, and give the values that a part of a row has computed.
 
         Raises:
             TooLarge: It would.
         """
         per_row = n_passes * len(self.engine.table.codec.names)
-        if n_rows > self.limits.rows or n_rows * per_row > self.limits.values:
+        if n_rows > self.limits.rows or n_rows * per_row * n_parts > self.limits.values:
             raise TooLarge
         return per_row

@@ -22,7 +22,9 @@ export async function ask(path, body, method = body === undefined ? "GET" : "POS
   const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
   const answer = await fetch(`v1/${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   if (answer.status === 401) {
+    if (token) say("This is not the token.", true);
     await login();
+    settle();
     return ask(path, body, method);
   }
   if (answer.status === 204) return null;

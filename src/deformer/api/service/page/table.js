@@ -5,6 +5,7 @@ import { ask, latest, nats, say, settle, show } from "./service.js";
 const MANY = 60; // values above which a list becomes a text field with suggestions
 const BARS = 12;
 const DRAWN = 200; // rows of the model that the gauge compares with
+const AFFORDABLE = 2 ** 16; // values of such rows that the service draws for one request by default
 
 export function start(model) {
   show("table-view");
@@ -36,12 +37,12 @@ export function start(model) {
       parts.update();
       return;
     }
-    drawn ??= (await ask("sample", { n: DRAWN, seed: 1 })).rows;
+    drawn ??= (await ask("sample", { n: Math.max(10, Math.min(DRAWN, Math.floor(AFFORDABLE / fields.length))), seed: 1 })).rows;
     const others = drawn.map((r) => Object.fromEntries(filled.map((name) => [name, r[name]])));
     const { scores } = await ask("score", { rows: [row, ...others], n_orders: 2, terms: true });
     const own = -scores[0].mean_over_orders;
     const below = scores.slice(1).filter((s) => -s.mean_over_orders < own).length;
-    const share = Math.round((100 * below) / DRAWN);
+    const share = Math.round((100 * below) / drawn.length);
     at("gauge").value = share;
     at("rank").textContent = `${nats(own)} nats: more unusual than ${share} % of the rows that the model draws, in these fields.`;
     const ranked = Object.entries(scores[0].terms).sort((a, b) => b[1] - a[1]);
@@ -116,7 +117,7 @@ function control(feature, i) {
     const input = document.createElement("input");
     input.placeholder = "unknown";
     if (feature.kind === "number") input.inputMode = "decimal";
-    if (feature.kind === "moment") input.type = "date";
+    if (feature.kind === "moment") Object.assign(input, { type: "datetime-local", step: 1 });
     if (feature.values === null) return input;
     const list = document.createElement("datalist");
     list.id = `values-${i}`;
@@ -141,13 +142,14 @@ function read(feature, input) {
 }
 
 function write(feature, value) {
-  if (feature.kind === "moment") return String(value).slice(0, 10);
-  if (!listed(feature)) return String(value);
-  const k = feature.values.findIndex((v) => v === value || String(v) === String(value));
+  const text = String(value);
+  const moment = feature.kind === "moment";
+  if (!listed(feature)) return moment ? (text.length > 10 ? text.slice(0, 19) : `${text}T00:00:00`) : text;
+  const k = feature.values.findIndex((v) => String(v) === text || (moment && v.startsWith(text)));
   return k < 0 ? "" : String(k);
 }
 
-const short = (x) => (typeof x === "string" ? x.slice(0, 10) : Number(Number(x).toPrecision(4)).toString());
+const short = (x) => (x === null ? "unknown" : typeof x === "string" ? x.slice(0, 10) : Number(Number(x).toPrecision(4)).toString());
 
 function words(d) {
   if (d.kind !== "discrete") return `about ${short(d.quantiles["0.5"])}, 90 % between ${short(d.quantiles["0.05"])} and ${short(d.quantiles["0.95"])}`;
@@ -178,9 +180,11 @@ function picture(d) {
 
 const dated = (d) => (d.kind === "moment" ? { callback: (x) => new Date(x).toISOString().slice(0, 10) } : {});
 
+const time = (text) => Date.parse(/(Z|[+-]\d\d:?\d\d)$/.test(text.slice(10)) ? text : `${text}Z`); // without a zone it is UTC
+
 // The density between two quantiles is their difference in probability over their distance.
 function curve(quantiles) {
-  const pairs = Object.entries(quantiles).map(([q, x]) => [Number(q), typeof x === "string" ? Date.parse(x) : x]).sort((a, b) => a[0] - b[0]);
+  const pairs = Object.entries(quantiles).map(([q, x]) => [Number(q), typeof x === "string" ? time(x) : x]).sort((a, b) => a[0] - b[0]);
   const points = [];
   for (let i = 1; i < pairs.length; i++) {
     const [[q0, x0], [q1, x1]] = [pairs[i - 1], pairs[i]];
