@@ -520,7 +520,7 @@ def test_snapshots_make_room_and_know_their_own(table: TableModel, tmp_path: Pat
         (tmp_path / f"{saved[2]}.json").unlink()
         assert post(client, "sessions", 404, snapshot=saved[2])
         name = post(client, "sessions", 201)["session"]
-        client.app.state.service.sessions.folder = tmp_path / "gone"  # type: ignore[attr-defined]
+        client.app.state.service.sessions.folder = tmp_path / "package.json"  # type: ignore[attr-defined]
         error = post(client, f"sessions/{name}/snapshots", 507)["error"]
         assert error["message"] == "The snapshot could not be written."
 
