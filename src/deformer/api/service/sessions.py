@@ -175,7 +175,7 @@ class Sessions:
         else:
             try:
                 write_bytes(self.folder / f"{name}.json", json.dumps(written).encode())
-            except OSError as error:
+            except InputError as error:  # names the folder, which is none of the client's business
                 raise NoRoom from error
         self._saved_at[name] = time.time()
         return name
