@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
-from deformer.api.tables import table_training
+from deformer.api.tables import table_network, table_training
 from deformer.api.training import with_parts
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
@@ -122,18 +122,19 @@ class Theirs:
         return sum(p.numel() for p in self.model.parameters())
 
 
-FEW_ROWS = 50_000
+FEW_ROWS = 50_000  # MNIST has as many, and images of its own recipe
 
 
 def ours(network: dict[str, Any], orders: str = "random") -> Callable[[Source], Contender]:
-    """Make a DEformer; on few rows it learns by the recipe of tables, which guards against overfitting."""
+    """Make a DEformer; a table gets the network of `DEformerDensity`, and few rows its recipe against overfitting."""
 
     def make(source: Source) -> Contender:
         n_rows, n_features = len(source.train), len(source.schema)
+        own = network if source.shape else {**asdict(table_network(n_rows, n_features)), **network}
         if n_rows < FEW_ROWS:
             recipe = table_training(n_rows, n_features, minutes=None, epochs=None, steps=None, seed=0)
-            return Ours(source.schema, network, {**asdict(recipe), "epochs": None}, orders)
-        return Ours(source.schema, network, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
+            return Ours(source.schema, own, {**asdict(recipe), "epochs": None}, orders)
+        return Ours(source.schema, own, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
 
     return make
 
@@ -144,7 +145,7 @@ def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Callable[[Sour
 
 SEVERAL_ORDERS = (
     *("deformer", "deformer interleaved", "deformer single stream", "masked Transformer", "DeepNADE"),
-    "MADE, 32 orders",
+    *("MADE, 32 orders", "MADE, sampled orders"),
 )
 MODELS: dict[str, Callable[[Source], Contender]] = {
     "deformer": ours({}),
@@ -152,12 +153,13 @@ MODELS: dict[str, Callable[[Source], Contender]] = {
     "deformer single stream": ours({"wiring": "single_stream"}),
     "masked Transformer": theirs(MaskedTransformer, batch=16, rounds=True),
     "DeepNADE": theirs(DeepNADE, rounds=True),
-    "MADE, 32 orders": theirs(MADE, rounds=True),
+    "MADE, 32 orders": theirs(lambda s: MADE(s, (2000, 2000) if len(s) > 500 else (500, 500)), rounds=True),
+    "MADE, sampled orders": theirs(lambda s: MADE(s, (500,), n_masks=1000, looks=32), rounds=True),
     "deformer, fixed order": ours({}, "raster"),
     "NADE": theirs(NADE, batch=20),
     "MADE, one order": theirs(lambda s: MADE(s, (500,), n_masks=1), rounds=True),
     "TraDE": theirs(TraDE, lr=3e-4, batch=32, rounds=True),
-    "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn"), batch=32),
+    "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn", 64), batch=32),
     "Row LSTM": theirs(lambda s: PixelRNN(s, "row"), batch=16),
     "Diagonal BiLSTM": theirs(lambda s: PixelRNN(s, "diagonal"), batch=16),
 }
@@ -180,17 +182,24 @@ def measure(
     result = {
         **{"parameters": model.parameters, "rows_seen": rows_seen, "rows_per_second": rows_seen / (60 * along[-1])},
         **{"nll": scores.mean, "error": scores.mean_error, "orders": k, "test_rows": len(rows)},
-        "wanted": wanted(source, n_rows, n_orders),
+        "wanted": wanted(source, minutes, n_rows, n_orders),
         **{"scoring_seconds": scoring, "sampling_seconds_of_16": time.monotonic() - start},
         **{"minutes": along, "validation_nll": nll, "machine": circumstances()},
     }
     return {**result, "ensemble": scores.ensemble, "ensemble_error": scores.ensemble_error} if k > 1 else result
 
 
-def wanted(source: Source, n_rows: int, n_orders: int) -> dict[str, int]:
+def wanted(source: Source, minutes: float, n_rows: int, n_orders: int) -> dict[str, float]:
     """Say what a result must have been measured with to count."""
     assert source.test is not None
-    return {"rows": min(n_rows, len(source.test)), "orders": n_orders, "threads": torch.get_num_threads()}
+    rows = min(n_rows, len(source.test))
+    return {"minutes": minutes, "rows": rows, "orders": n_orders, "threads": torch.get_num_threads()}
+
+
+def counted(path: Path, required: dict[str, float]) -> dict[str, Any] | None:
+    """Read a result, if it is there and was measured as it must be."""
+    result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return result if result is not None and result["wanted"] == required else None
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -240,10 +249,10 @@ def main(words: list[str] | None = None) -> None:
     source = with_parts(load_source(chosen.source), 0)
     folder = chosen.output / folder_of(chosen.source, chosen.minutes)
     folder.mkdir(parents=True, exist_ok=True)
-    required = wanted(source, chosen.rows, chosen.orders)
+    required = wanted(source, chosen.minutes, chosen.rows, chosen.orders)
     for name in chosen.models:
         path = folder / f"{name}.json"
-        if path.exists() and (done := json.loads(path.read_text()))["wanted"] == required:
+        if (done := counted(path, required)) is not None:
             print(f"{name}: {done['nll']:.2f} +- {done['error']:.2f}, measured before")
             continue
         try:
@@ -253,7 +262,8 @@ def main(words: list[str] | None = None) -> None:
             continue
         path.write_text(json.dumps(result, indent=2) + "\n")
         print(f"{name}: {result['nll']:.2f} +- {result['error']:.2f}", flush=True)
-    results = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+    found = {path.stem: counted(path, required) for path in sorted(folder.glob("*.json"))}
+    results = {name: result for name, result in found.items() if result is not None}
     (folder / "table.md").write_text(table(results))
     curves = {name: settled(r["minutes"], r["validation_nll"]) for name, r in results.items()}
     axis = f"minutes on {chosen.threads} thread{'s' * (chosen.threads > 1)}"

@@ -6,6 +6,7 @@ doubles in a pool that is too small for them, and compares every score with the 
 
 import argparse
 import json
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Sequence:
         if not self.doubles:
             self.doubles.append(self.open())
         at = self.draws.randrange(len(self.doubles))
-        what = self.draws.choice([self.observe, self.observe, self.observe, self.predict, self.fork, self.restore])
+        several = self.observe_several
+        what = self.draws.choice([self.observe, self.observe, several, self.predict, self.fork, self.restore])
         if self.draws.random() < 0.1:
             what = self.close
         what(at)
@@ -66,15 +68,39 @@ class Sequence:
                     continue
                 raise AssertionError(f"{name} was observed twice")
             return
-        double.told = (*double.told, (feature, value))
-        expected = self.running_nats(double.told)
-        for surprise in (double.session.observe(name, value), self.pool.observe([(double.name, name, value)])[0]):
-            self.same(surprise.running_nats, expected)
+        self.take_in([(double, feature, value)])
+
+    def observe_several(self, _: int) -> None:
+        """Let values of several sessions arrive at once, some of them for one session."""
+        coming: list[tuple[Double, int, float]] = []
+        for double in self.doubles:
+            rest = [f for f in range(len(self.model.schema)) if f not in dict(double.told)]
+            for feature in self.draws.sample(rest, min(len(rest), self.draws.randrange(4))):
+                coming.append((double, feature, float(self.draws.random() < 0.5)))
+        self.draws.shuffle(coming)
+        self.take_in(coming)
+
+    def take_in(self, coming: list[tuple[Double, int, float]]) -> None:
+        named = [(double, self.model.schema.names[feature], value) for double, feature, value in coming]
+        pooled = self.pool.observe([(double.name, name, value) for double, name, value in named])
+        for (double, name, value), (_, feature, _), surprise in zip(named, coming, pooled, strict=True):
+            before, double.told = self.running_nats(double.told), (*double.told, (feature, value))
+            expected, own = self.running_nats(double.told), double.session.observe(name, value)
+            for told in (own, surprise):
+                self.same(told.running_nats, expected)
+                self.same(told.nats, expected - before)
+            self.same(own.excess_nats, surprise.excess_nats)
+            self.same(own.tail, surprise.tail)
 
     def predict(self, at: int) -> None:
-        double, name = self.doubles[at], self.draws.choice(self.model.schema.names)
+        double, feature = self.doubles[at], self.draws.randrange(len(self.model.schema))
+        name = self.model.schema.names[feature]
         [answer] = self.pool.predict([(double.name, name)])
-        self.same(double.session.predict(name).mean().item(), answer.mean().item())
+        own = double.session.predict(name).mean().item()
+        self.same(own, answer.mean().item())
+        if feature not in dict(double.told):
+            with_it = self.running_nats((*double.told, (feature, 1.0)))
+            self.same(own, math.exp(self.running_nats(double.told) - with_it))
 
     def fork(self, at: int) -> None:
         if len(self.doubles) < MOST:
@@ -93,6 +119,8 @@ class Sequence:
         self.pool.close(double.name)
 
     def running_nats(self, told: Told) -> float:
+        if not told:
+            return 0.0
         row = torch.full((1, len(self.model.schema)), torch.nan, dtype=torch.float64)
         for feature, value in told:
             row[0, feature] = value

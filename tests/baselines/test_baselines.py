@@ -1,3 +1,5 @@
+import itertools
+import math
 from functools import partial
 
 import pytest
@@ -120,6 +122,43 @@ def test_training_lowers_the_nll(name: str) -> None:
     curve = fit_baseline(model, rows[:400], rows[400:], steps=400, batch=50, lr=3e-3)
     assert min(curve.nll) < 0.5 * curve.nll[0]
     assert curve.rows_seen <= 20_000
+
+
+def test_the_loss_of_random_sets_is_the_nll_of_random_orders() -> None:
+    torch.manual_seed(0)
+    model = DeepNADE(table_schema([Binary()] * 3), (8,)).double()
+    x = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
+    exact = -sum(model.log_prob(x, torch.tensor(order)).item() for order in itertools.permutations(range(3))) / 6
+    draws = generator(0)
+    drawn = torch.stack([model.loss(x.expand(500, 3), draws) for _ in range(40)])
+    assert abs(drawn.mean().item() - exact) < 4 * drawn.std().item() / 40**0.5
+    assert drawn.std().item() / 40**0.5 < 0.01 * exact
+    held_out = x.expand(4000, 3)
+    assert abs(model.look(held_out, generator(1)) - exact) < 0.03 * exact
+    assert model.look(held_out, generator(1)) == model.look(held_out, generator(1))
+
+
+def test_an_ensemble_chooses_the_weights_of_a_made_that_is_asked_as_one() -> None:
+    torch.manual_seed(0)
+    model = MADE(IMAGE, (16,), n_masks=5, looks=5).double()
+    x = worlds(IMAGE)[:50].double()
+    each = torch.stack([model.log_prob(x, model.own_orders[k]) for k in range(5)])
+    expected = -(each.logsumexp(0) - math.log(5)).mean().item()
+    assert abs(model.look(x, generator(0)) - expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["deep_nade", "nade", "made"])
+def test_training_begins_at_the_marginals(name: str) -> None:
+    rows = as_rows((torch.rand(400, 8, generator=generator(0)) < torch.linspace(0.1, 0.9, 8)).float(), IMAGE)
+    torch.manual_seed(0)
+    model = {
+        **{"deep_nade": lambda: DeepNADE(IMAGE, (16,)), "nade": lambda: NADE(IMAGE, 16)},
+        **{"made": lambda: MADE(IMAGE, (16,), 2)},
+    }[name]()
+    model.start(rows)
+    p = rows.values.mean(0).clamp(0.01, 0.99)
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()).sum().item()
+    assert abs(-model.log_prob(rows).mean().item() - entropy) < 0.02
 
 
 def test_a_model_that_gets_no_better_stops() -> None:

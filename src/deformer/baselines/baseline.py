@@ -55,6 +55,11 @@ class Baseline(nn.Module, ABC):
     def start(self, rows: Rows) -> None:
         """Begin at the marginals of complete rows, if the model can."""
 
+    @torch.no_grad()
+    def look(self, x: Batch, draws: torch.Generator) -> float:
+        """Estimate the NLL of validation rows in nats, by which weights are chosen."""
+        return -self.log_prob(x, draws=draws).mean().item()
+
     def check(self, orders: Tensor) -> None:
         """Refuse orders that the model cannot take.
 
@@ -141,7 +146,7 @@ def fit_baseline(
     """
     if minutes is None and steps is None:
         raise InputError("Say how long to train: give minutes or steps.")
-    x, d, epoch = model.complete(rows), len(model.schema), max(1, len(rows) // batch)
+    x, held_out, d, epoch = model.complete(rows), model.complete(validation), len(model.schema), len(rows) // batch
     model.start(rows)
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     curve, best, best_nll = Curve(), model.state_dict(), math.inf
@@ -162,9 +167,9 @@ def fit_baseline(
         step, curve.rows_seen = step + 1, curve.rows_seen + batch
         took = time.monotonic() - begin
         done = max(took / (60 * minutes) if minutes else 0.0, step / steps if steps else 0.0)
-        if done < 1 and (step % epoch or took - looked < 9 * look_took):
+        if done < 1 and (step % max(1, epoch) or took - looked < 9 * look_took):
             continue
-        nll = -model.eval().log_prob(validation, draws=generator(seed, "validation")).mean().item()
+        nll = model.eval().look(held_out, generator(seed, "validation"))
         looked, look_took = time.monotonic() - begin, time.monotonic() - begin - took
         curve.minutes.append(took / 60)
         curve.nll.append(nll)

@@ -1,5 +1,7 @@
 """MADE: an autoencoder whose weights are masked so that each output sees only what its order puts before it."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -31,6 +33,7 @@ class MADE(Baseline):
     Args:
         hidden: Widths of its layers.
         n_masks: Orders, each with connections of its own, of which every training step draws one.
+        looks: Orders whose ensemble chooses the weights. 1: rows under one order each.
         seed: Of the orders and connections.
 
     References:
@@ -46,9 +49,11 @@ class MADE(Baseline):
     own_orders: Tensor
     degrees: Tensor
 
-    def __init__(self, schema: Schema, hidden: tuple[int, ...] = (500, 500), n_masks: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self, schema: Schema, hidden: tuple[int, ...] = (500, 500), n_masks: int = 32, looks: int = 1, seed: int = 0
+    ) -> None:
         super().__init__(schema)
-        self.labels, self.n_masks, draws = Labels(schema), n_masks, generator(seed, "masks")
+        self.labels, self.n_masks, self.looks, draws = Labels(schema), n_masks, looks, generator(seed, "masks")
         d = len(schema)
         self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))
         # A hidden unit of degree m sees the first m features of an order, through units of no higher degree.
@@ -71,8 +76,11 @@ class MADE(Baseline):
         return [*masks, place[:, None] > levels[-1]], place[:, None] > place
 
     def start(self, rows: Rows) -> None:
-        bias = self.layers[-1].full.bias  # type: ignore[union-attr]
-        self.labels.fit_marginals(bias, rows.values.to(self.dtype))  # type: ignore[arg-type]
+        last = self.layers[-1]
+        assert isinstance(last, MaskedLinear)
+        for weight in (last.full.weight, self.direct.full.weight):
+            nn.init.zeros_(weight)
+        self.labels.fit_marginals(last.full.bias, rows.values.to(self.dtype))
 
     def conditionals(self, x: Batch, which: int, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
         """Give p(feature | those before it in one of the model's orders), of all features if none are named."""
@@ -94,14 +102,24 @@ class MADE(Baseline):
 
     def _which(self, orders: Tensor) -> Tensor:
         """Look up which of the model's orders each row follows."""
-        same = (orders[:, None] == self.own_orders).all(-1)
+        different, place = torch.unique(orders, dim=0, return_inverse=True)
+        same = (different[:, None] == self.own_orders).all(-1)
         if not same.any(1).all():
             raise InputError(f"MADE knows {self.n_masks} orders, its own; draw them with `orders`.")
-        return same.int().argmax(1)
+        which: Tensor = same.int().argmax(1)[place]
+        return which
 
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
         which = int(torch.randint(self.n_masks, (), generator=draws))
         return -self.conditionals(x, which).log_prob(x).sum(-1).mean()
+
+    @torch.no_grad()
+    def look(self, x: Batch, draws: torch.Generator) -> float:
+        if self.looks == 1:
+            return super().look(x, draws)
+        chosen = torch.randperm(self.n_masks, generator=draws)[: self.looks].tolist()
+        per_order = torch.stack([self.conditionals(x, k).log_prob(x).sum(-1) for k in chosen])
+        return -(per_order.logsumexp(0) - math.log(len(chosen))).mean().item()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         which, out = self._which(orders), torch.empty_like(x)

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from deformer.baselines.any_order import AnyOrderBaseline
-from deformer.baselines.baseline import Batch, own_features
+from deformer.baselines.baseline import Batch
 from deformer.baselines.labels import Labels
 from deformer.baselines.raster import RasterBaseline
 from deformer.data.schema import Schema
 from deformer.data.table import Rows
-from deformer.nn.heads import Conditionals, Head
+from deformer.nn.heads import Conditionals
 
 
 class DeepNADE(AnyOrderBaseline):
@@ -41,6 +41,7 @@ class DeepNADE(AnyOrderBaseline):
         self.out = nn.Linear(widths[-1], self.labels.n)
 
     def start(self, rows: Rows) -> None:
+        nn.init.zeros_(self.out.weight)
         self.labels.fit_marginals(self.out.bias, rows.values.to(self.dtype))
 
     def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
@@ -66,22 +67,24 @@ class NADE(RasterBaseline):
         torch.Size([1])
     """
 
-    features: Tensor
-
     def __init__(self, schema: Schema, hidden: int = 500) -> None:
         super().__init__(schema)
         self.labels = Labels(schema)
-        self.register_buffer("features", torch.arange(len(schema)), persistent=False)
         self.into = nn.Parameter(torch.randn(self.labels.n, hidden) / math.sqrt(self.labels.n))
         self.bias = nn.Parameter(torch.zeros(hidden))
-        self.head = Head(own_features(schema), hidden)
+        self.out, self.out_bias = (
+            nn.Parameter(torch.zeros(self.labels.n, hidden)),
+            nn.Parameter(torch.zeros(self.labels.n)),
+        )
 
     def start(self, rows: Rows) -> None:
-        self.head.fit_marginals(rows.values, rows.observed)
+        self.labels.fit_marginals(self.out_bias, rows.values.to(self.dtype))
 
     def conditionals(self, x: Batch) -> Conditionals:
         told = self.labels.encode(x)[..., None] * self.into  # batch inputs hidden
-        by_feature = told.new_zeros(*x.shape, told.shape[2]).index_add(1, self.labels.owner, told)
+        whole = self.labels.n == x.shape[1]  # one input a feature
+        by_feature = told if whole else told.new_zeros(*x.shape, told.shape[2]).index_add(1, self.labels.owner, told)
         before: Float[Tensor, "batch features hidden"] = F.pad(by_feature.cumsum(1), (0, 0, 1, 0))[:, :-1]
-        answer: Conditionals = self.head(torch.sigmoid(self.bias + before), self.features.expand(x.shape))
-        return answer
+        h = torch.sigmoid(self.bias + before)
+        logits = (h if whole else h[:, self.labels.owner]).mul(self.out).sum(-1) + self.out_bias
+        return self.labels.conditionals(logits)
