@@ -243,6 +243,18 @@ def test_fit_may_be_told_other_than_the_constructor() -> None:
         density.fit(table, hours=2)
 
 
+def test_a_pool_codes_values_as_a_session_does() -> None:
+    density = DEformerDensity(**TINY).fit(mixed(60))
+    alarms = density.alarms(mixed(30, seed=1), rate=0.2)
+    pool, session = density.pool(alarms, memory=0), density.session(alarms)
+    name = pool.open()
+    for feature, value in [("kind", "big"), ("sold", date(2024, 2, 1)), ("rooms", 3)]:
+        [pooled] = pool.observe([(name, feature, value)])
+        alone = session.observe(feature, value)
+        assert abs(pooled.running_nats - alone.running_nats) < 1e-4
+        assert pooled.alarm == alone.alarm
+
+
 def test_dates_of_polars_are_filled_as_dates() -> None:
     days = [date(2024, 1, 1) + timedelta(days=i) for i in range(60)]
     table = pl.DataFrame({"day": [None, *days[1:]], "n": pl.Series([*range(59), None], dtype=pl.Int64)})

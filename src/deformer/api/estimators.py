@@ -17,6 +17,7 @@ from deformer.api.tables import Combine, TableModel, load_table, save_table
 from deformer.data.columns import MOST_LEVELS, Column, has_order
 from deformer.data.frames import is_frame, like
 from deformer.errors import InputError
+from deformer.tasks.pool import SessionPool
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Session
 from deformer.train.checkpoint import read_notes
@@ -219,6 +220,11 @@ class DEformerDensity(_TableEstimator):
         """Begin a row whose values arrive one by one, in any order."""
         check_is_fitted(self)
         return Session(self.table_.model, self.table_.codec, alarms=alarms)
+
+    def pool(self, alarms: Alarms | None = None, memory: int = 2**28) -> SessionPool:
+        """Follow many such rows at once, with the states of at most so many bytes in memory."""
+        check_is_fitted(self)
+        return SessionPool(self.table_.model, self.table_.codec, alarms=alarms, memory=memory)
 
     def alarms(self, X: Any, rate: float = 0.01) -> Alarms:
         """Calibrate alarms of sessions on ordinary rows that fit did not see, for a rate of false alarms."""
