@@ -62,7 +62,8 @@ def main(words: list[str] | None = None) -> None:
                 result = compare.measure(model, source, *limits, n_looked_at=10**9)
                 path.write_text(json.dumps(result, indent=2) + "\n")
                 print(f"{name}, {model}: {result['nll']:.2f}", flush=True)
-    results = {p.stem: json.loads(p.read_text()) for p in chosen.output.glob("*.json")}
+    found = {p.stem: json.loads(p.read_text()) for p in sorted(chosen.output.glob("*.json"))}
+    results = {name: result for name, result in found.items() if result["wanted"]["minutes"] == chosen.minutes}
     written = table(results, published(chosen.data, "uci_binary"))
     (chosen.output / "table.md").write_text(written)
     print(written)

@@ -125,18 +125,30 @@ def _undo(filled: pd.DataFrame, name: str, original: "pd.Series[Any]") -> "pd.Se
     return original.where(original.notna(), likeliest)
 
 
-def _miceforest(fit: pd.DataFrame, use: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _miceforest(fit: pd.DataFrame, use: pd.DataFrame, seed: int, rounds: int = 5) -> pd.DataFrame:
     """Fill by the predictions of its trees, since what is compared are expectations, not draws.
 
-    It fills new rows worse than their columns' means do (`impute_new_data` of 6.0.5), so it learns from them as well.
+    New rows are filled here by the trees that it learned, column after column, as `impute_new_data` means to do; that
+    of 6.0.5 fills them worse than their columns' means would.
     """
     import miceforest
 
     both = pd.concat([fit, use], ignore_index=True)
     both = both.astype({c: "category" for c in both if both[c].dtype.kind not in "if"})
-    kernel = miceforest.ImputationKernel(both, num_datasets=1, mean_match_candidates=0, random_state=seed)
-    kernel.mice(5)
-    return kernel.complete_data(0)[len(fit) :].set_axis(use.index)
+    known, rows = both[: len(fit)], both[len(fit) :]
+    kernel = miceforest.ImputationKernel(known, num_datasets=1, mean_match_candidates=0, random_state=seed)
+    kernel.mice(rounds)
+    draws, holes, filled = np.random.default_rng(seed), rows.isna(), rows.copy()
+    for name in rows:
+        filled.loc[holes[name], name] = draws.choice(known[name].dropna().to_numpy(), int(holes[name].sum()))
+    for name in rounds * kernel.model_training_order:
+        if holes[name].any():
+            guess = kernel.get_model(name, 0, -1).predict(filled[holes[name]].drop(columns=name))
+            if rows[name].dtype == "category":
+                codes = guess.argmax(1) if guess.ndim > 1 else (guess > 0.5).astype(int)
+                guess = rows[name].cat.categories[codes]
+            filled.loc[holes[name], name] = guess
+    return filled.set_axis(use.index)
 
 
 def _errors(filled: pd.DataFrame, truth: pd.DataFrame, hidden: Mask, fit: pd.DataFrame) -> dict[str, Any]:

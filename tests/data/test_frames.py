@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from deformer.data.columns import Labels, Levels, Nothing, Numbers
-from deformer.data.frames import Codec, as_frame, like, make_codec
+from deformer.data.frames import Codec, make_codec
+from deformer.data.libraries import as_frame, like
 from deformer.errors import InputError
 
 N = 60
@@ -118,7 +119,7 @@ def test_cells_as_clients_write_them() -> None:
     assert CODEC.encode_cell(at["length"], 2) == CODEC.encode_cell(at["length"], timedelta(days=2))
     assert CODEC.encode_cell(at["length"], "2") == CODEC.encode_cell(at["length"], np.timedelta64(48, "h"))
     for value in (20240101, "13:45", "01/02/2024", "soon"):
-        with pytest.raises(InputError, match="no moment; write it as ISO 8601"):
+        with pytest.raises(InputError, match="'when' holds moments; write them as ISO 8601"):
             CODEC.encode_cell(at["when"], value)
     with pytest.raises(InputError, match="is a number"):
         CODEC.encode(pd.DataFrame({"when": np.array([20240101, None], dtype=object)}))
@@ -204,14 +205,20 @@ def test_dates_and_lengths_of_time_as_people_write_them() -> None:
     np.testing.assert_allclose(again.values[:, at], rows.values[:, at])
     spelled, _ = CODEC.encode(pd.DataFrame({"length": FRAME["length"].astype(str)}))
     np.testing.assert_allclose(spelled.values[:, at], rows.values[:, at])
-    with pytest.raises(InputError, match="'soon' is no length of time; write it as days"):
-        CODEC.encode(pd.DataFrame({"length": ["soon"]}))
+    for wrong in ("soon", math.inf, 1e12):
+        with pytest.raises(InputError, match="'length' holds lengths of time; write them as days"):
+            CODEC.encode(pd.DataFrame({"length": [wrong]}))
+        with pytest.raises(InputError, match="'length' holds lengths of time; write them as days"):
+            CODEC.encode_cell(CODEC.names.index("length"), wrong)
     boxed = pd.DataFrame({"when": pd.Series([datetime(2024, 1, 1), None], dtype=object)})
     assert isinstance(make_codec(boxed).columns[0], Levels | Numbers)
     times = FRAME[["when", "zoned", "date", "length"]].iloc[:20]
     named = make_codec(times, dict.fromkeys(times, "label"))
     assert all(isinstance(column, Labels) for column in named.columns)
     pd.testing.assert_frame_equal(back(named, times), times)
+    for at, name in enumerate(times):
+        assert not math.isnan(code := named.encode_cell(at, times[name].iloc[1])[0])
+        assert code == float(named.encode(times)[0].values[1, at])
 
 
 @pytest.mark.parametrize(
@@ -292,3 +299,31 @@ def test_labels_that_were_text_are_known_as_numbers() -> None:
 def test_decimals_are_numbers() -> None:
     table = pd.DataFrame({"price": [Decimal(i) / 100 for i in range(300)]})
     assert make_codec(table).describe()["coded as"].tolist() == ["numbers"]
+
+
+@pytest.mark.parametrize("own", [["2024-01-05", None], [pd.Timestamp(2024, 1, 5), None], [date(2024, 1, 5), None]])
+def test_dates_are_filled_as_dates_however_they_are_written(own: list[object]) -> None:
+    codec = make_codec(pd.DataFrame({"d": [date(2024, 1, 1), date(2024, 2, 1)] * 20}))
+    guesses = codec.decode(np.ones((2, 1)))
+    assert codec.fill(pd.DataFrame({"d": own}), guesses)["d"].tolist() == [date(2024, 1, 5), date(2024, 2, 1)]
+    table = pl.DataFrame({"d": own})
+    assert like(table, codec.fill(table, guesses))["d"].null_count() == 0
+
+
+def test_names_that_are_no_text_over_arrow() -> None:
+    table = pd.DataFrame({0: pd.array([1.0, None] * 20, dtype="float64[pyarrow]"), "b": [1.0, 2.0] * 20})
+    codec = make_codec(table)
+    filled = like(table, codec.fill(table, codec.decode(np.zeros((40, 2)))))
+    assert list(filled.columns) == [0, "b"]
+    assert filled.dtypes.tolist() == table.dtypes.tolist()
+
+
+def test_what_only_looks_like_a_frame_is_refused() -> None:
+    for table in (pl.Series([1.0, 2.0]), pa.chunked_array([[1.0, 2.0]])):
+        with pytest.raises(InputError, match="rows and columns"):
+            as_frame(table)
+
+
+def test_a_boolean_column_without_values_counts_nothing() -> None:
+    codec = make_codec(pd.DataFrame({"flag": pd.array([None] * 40, dtype="boolean")}))
+    assert codec.units["flag"] == np.dtype(object)

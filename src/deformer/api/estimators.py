@@ -15,7 +15,7 @@ from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
 from deformer.data.columns import MOST_LEVELS, Column, has_order
-from deformer.data.frames import is_frame, like
+from deformer.data.libraries import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.pool import SessionPool
 from deformer.tasks.predictive import Predictive

@@ -57,10 +57,17 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
-def explain(table: TableModel, values: Any, n_orders: int, names: Sequence[str] | None = None) -> Explanation:
-    """Explain every row of a table, or some of its columns."""
-    codec = table.codec
-    names = list(codec.names if names is None else names)
+def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
+    """Explain every row of a table."""
+    frame, expected, surprise = surprises(table, values, table.codec.names)
+    rows, log_base = table.codec.encode(values)
+    share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders), frame.index, frame.columns)
+    return Explanation(frame, surprise, share.mask(~rows.observed.numpy()), expected)
+
+
+def surprises(table: TableModel, values: Any, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Give values, expectations and surprises given all other values, of some columns."""
+    codec, names = table.codec, list(names)
     frame, at = codec.frame_of(values).reindex(columns=names), table.model.schema.index(names)
     rows, log_base = codec.encode(values)
     missing, questions = ~rows.observed.numpy()[:, at], tables.expectations(table)
@@ -71,7 +78,5 @@ def explain(table: TableModel, values: Any, n_orders: int, names: Sequence[str] 
             codes, base = rows.values[b, column].double().numpy(), log_base[b, column].numpy()
             nats[b, i] = -predictive.log_prob_of_codes(codes) - base
             answers.append(questions[name](predictive))
-        expected[name] = codec.as_times(name, np.concatenate(answers)).set_axis(frame.index)
-    surprise = pd.DataFrame(nats, frame.index, names)
-    share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders)[:, at], frame.index, names)
-    return Explanation(frame, surprise.mask(missing), share.mask(missing), pd.DataFrame(expected))
+        expected[name] = codec.from_days(name, np.concatenate(answers)).set_axis(frame.index)
+    return frame, pd.DataFrame(expected), pd.DataFrame(nats, frame.index, names).mask(missing)

@@ -72,12 +72,10 @@ class DEformerStream:
             InputError: A value that its column cannot hold; the row is not kept.
         """
         row = {str(name): value for name, value in row.items()}
-        for name, value in row.items():
-            infinite = isinstance(value, numbers.Real) and math.isinf(value)
-            if infinite or not isinstance(value, Hashable):
-                raise InputError(f"{name!r}: {value!r} is no value that a column could hold.")
         if self.table is not None:
             self.table.codec.encode(self._frame([row], self.table))  # what cannot be coded is refused, and not kept
+        else:
+            _require_values(row)
         self._rows.append(row)
         self.n_seen += 1
         if self.table is None:
@@ -126,3 +124,18 @@ class DEformerStream:
         limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None, "cycles": 1}
         fit(model, rows, TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits}), fresh=False)
         self.table = TableModel(table.codec, model.eval(), table.seed)
+
+
+def _require_values(row: Row) -> None:
+    """Refuse what no column could hold, before there are columns.
+
+    Raises:
+        InputError: An infinite or unhashable value.
+    """
+    for name, value in row.items():
+        try:
+            infinite = isinstance(value, numbers.Real) and math.isinf(value)
+        except OverflowError:
+            infinite = True
+        if infinite or not isinstance(value, Hashable):
+            raise InputError(f"{name!r}: {value!r} is no value that a column could hold.")

@@ -258,7 +258,7 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     column = table.codec.columns[table.model.schema.index([target])[0]]
     names, index = values_of(column), table.codec.frame_of(values).index
     if names is not None:
-        heads = table.codec.as_times(target, np.asarray(names)) if has_order(column) else names
+        heads = table.codec.from_days(target, np.asarray(names)) if has_order(column) else names
         return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(heads))
     q = np.asarray(quantiles, dtype=np.float64)
     if not ((q > 0) & (q < 1)).all():
@@ -268,7 +268,7 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
         return np.column_stack([p.mean(), p.std(), p.quantile(q)])
 
     answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
-    moments = answers.apply(lambda days: table.codec.as_times(target, days.to_numpy()))
+    moments = answers.apply(lambda days: table.codec.from_days(target, days.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
         moments["std"] = pd.to_timedelta(answers["std"], unit="D")
     return moments.set_axis(index)

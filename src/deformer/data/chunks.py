@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from deformer.data.frames import from_arrow
+from deformer.data.libraries import from_arrow
 from deformer.errors import InputError
 
 MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deformer.data.columns import (
     MOST_LEVELS,
+    Codes,
     Column,
     Draw,
     Labels,
@@ -29,89 +30,14 @@ from deformer.data.columns import (
     numeric_column,
     to_dict,
 )
+from deformer.data.libraries import as_frame, is_frame, typed
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
-from deformer.data.times import absent, as_dates, as_day, as_times, from_days, holds_dates, is_time, to_days, unboxed
+from deformer.data.times import absent, as_dates, as_times, from_days, holds_dates, is_time, to_days, unboxed
 from deformer.errors import InputError
 
 KINDS = ("number", "label")
 WRITABLE = (str, bool, int, float)  # other labels, such as intervals, are known by their text
-
-
-def as_frame(table: Any) -> pd.DataFrame:
-    """Take a frame of pandas, polars or Arrow as it is, and give an array's columns the names x0, x1, ...
-
-    Raises:
-        InputError: Not a table, no columns, or names that are not unique.
-    """
-    if is_frame(table) and not isinstance(table, pd.DataFrame):
-        table = from_arrow(table.to_arrow() if hasattr(table, "to_arrow") else table)
-    if not isinstance(table, pd.DataFrame):
-        array = np.asarray(table)
-        if array.ndim != 2:
-            raise InputError(f"Expected a table of rows and columns; this has shape {array.shape}.")
-        table = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
-    boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
-    if boxed:
-        import pyarrow
-
-        arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
-        table = table.assign(**{str(name): series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
-    names = [str(name) for name in table.columns]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"Column names must differ; {twice[0]!r} stands more than once.")
-    if not names:
-        raise InputError("The table holds no columns.")
-    return table.set_axis(names, axis=1)
-
-
-def is_frame(table: Any) -> bool:
-    return isinstance(table, pd.DataFrame) or hasattr(table, "to_pandas")
-
-
-def from_arrow(table: Any) -> pd.DataFrame:
-    """Give an Arrow table in pandas, where whole numbers and booleans keep their type beside missing values.
-
-    Decimals become floats, and times of the day text.
-    """
-    import pyarrow
-
-    for at, field in enumerate(table.schema):
-        other = pyarrow.float64() if pyarrow.types.is_decimal(field.type) else None
-        other = pyarrow.string() if pyarrow.types.is_time(field.type) else other
-        if other is not None:
-            table = table.set_column(at, field.name, table.column(at).cast(other))
-    kept = {pyarrow.bool_(): pd.BooleanDtype()}
-    for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
-        kept[getattr(pyarrow, name)()] = pd.api.types.pandas_dtype(name.replace("int", "Int").replace("uI", "UI"))
-    frame: pd.DataFrame = table.to_pandas(types_mapper=kept.get)
-    return frame
-
-
-def like(table: Any, frame: pd.DataFrame) -> Any:
-    """Give a frame back in the library and the types that a table came in, if values lose nothing by it."""
-    if isinstance(table, pd.DataFrame):
-        boxed = {name: dtype for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)}
-        return frame.assign(**{n: _typed(frame[n].astype(object), d) for n, d in boxed.items() if n in frame})
-    if not is_frame(table):
-        return frame
-    import pyarrow
-
-    arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    if not hasattr(table, "to_arrow"):
-        return arrow
-    import polars
-
-    def cast(column: polars.Series) -> polars.Series:
-        try:
-            typed = column.cast(table.schema.get(column.name, column.dtype))
-            return typed if typed.cast(column.dtype).equals(column) else column
-        except polars.exceptions.PolarsError:
-            return column
-
-    given = polars.DataFrame(arrow)
-    return given.with_columns(cast(column) for column in given.iter_columns())
 
 
 @dataclass(frozen=True)
@@ -139,9 +65,10 @@ class Codec:
 
     @cached_property
     def units(self) -> dict[str, Any]:
-        """Give the types in which columns of numbers count; for labels, which count nothing, object."""
+        """Give the types in which columns of numbers count; object where nothing is counted."""
         columns = zip(self.names, self.columns, self.dtypes, strict=True)
-        return {name: dtype if has_order(column) else np.dtype(object) for name, column, dtype in columns}
+        counts = {name: has_order(c) and not isinstance(c, Nothing) for name, c, _ in columns}
+        return {n: d if counts[n] else np.dtype(object) for n, d in zip(self.names, self.dtypes, strict=True)}
 
     @cached_property
     def text_labels(self) -> frozenset[str]:
@@ -161,31 +88,35 @@ class Codec:
         frame = self.frame_of(table)
         if not len(frame):
             raise InputError("The table holds no rows.")
-        nothing, pairs = np.full(len(frame), np.nan), []
-        for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
-            if name in frame:
-                values = _plain(as_times(frame[name], dtype), isinstance(column, Labels))
-                pairs.append(column.encode(_as_text(values) if name in self.text_labels else values))
-            else:
-                pairs.append((nothing, nothing))
+        nothing = np.full(len(frame), np.nan)
+        pairs = [
+            self.encode_column(at, frame[name]) if name in frame else (nothing, nothing)
+            for at, name in enumerate(self.names)
+        ]
         codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
         rows = as_rows(codes, self.schema)
         return rows, log_base.masked_fill(~rows.observed, 0)
 
+    def encode_column(self, at: int, series: "pd.Series[Any]") -> tuple[Codes, Codes]:
+        """Give codes of a column's values, NaN where missing, and ln p(value | code) in nats."""
+        column = self.columns[at]
+        values = _plain(as_times(series, self.dtypes[at]), isinstance(column, Labels))
+        return column.encode(_as_text(values) if self.names[at] in self.text_labels else values)
+
     def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
-        """Code one value of a column as `encode` would: the code, NaN where missing, and ln p(value | code) in nats.
+        """Code one value of a column as `encode` would, without making a column of it if that can be spared.
 
         Raises:
             InputError: Not a value of this column.
         """
-        name, column, held = self.names[at], self.columns[at], np.empty(1, dtype=object)
-        if not absent(value):
-            held[0] = _as_label(value) if isinstance(column, Labels) else as_day(value, self.units[name])
-            if isinstance(column, Labels):
-                held = _as_text(held) if name in self.text_labels else held
-            elif math.isinf(float(held[0])):
+        if absent(value):
+            return math.nan, 0.0
+        if isinstance(self.columns[at], Labels) or is_time(self.dtypes[at]):
+            codes, log_base = self.encode_column(at, pd.Series([value], dtype=object, name=self.names[at]))
+        else:
+            if math.isinf(float(value)):
                 raise InputError(f"{value!r} is not finite.")
-        codes, log_base = column.encode(held)
+            codes, log_base = self.columns[at].encode(np.array([value], dtype=object))
         return float(codes[0]), float(log_base[0])
 
     def frame_of(self, table: Any) -> pd.DataFrame:
@@ -222,7 +153,7 @@ class Codec:
             restored[name] = as_dates(series) if name in self.dates else series
         return pd.DataFrame(restored)
 
-    def as_times(self, name: str, days: Values) -> "pd.Series[Any]":
+    def from_days(self, name: str, days: Values) -> "pd.Series[Any]":
         """Give days as moments or lengths of time where a column holds such; other numbers as they are."""
         dtype = self.units[name]
         return from_days(days, dtype) if is_time(dtype) else pd.Series(days)
@@ -234,10 +165,10 @@ class Codec:
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
-            dates = name in self.dates
-            own = guess if name not in frame else frame[name] if dates else as_times(frame[name], dtype)
+            own, dates = as_times(frame[name], dtype) if name in frame else None, name in self.dates
+            own = guess if own is None else as_dates(own) if dates else own
             whole = own.astype(object).where(own.notna(), guess.astype(object))
-            filled[name] = whole if dates else _typed(whole, dtype)
+            filled[name] = whole if dates else typed(whole, dtype)
         return pd.DataFrame(filled).set_axis([own_names.get(name, name) for name in self.names], axis=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -380,16 +311,6 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     if pd.api.types.is_bool_dtype(dtype) and not missing:
         series = series.astype(float).round().astype(bool)
     return series.astype(dtype)
-
-
-def _typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
-    """Give a column of objects the type seen in fit, if it loses nothing by it."""
-    try:
-        typed = series.astype(dtype)
-        same = (typed.astype(object) == series) | (typed.isna() & series.isna())
-        return typed if bool(same.all()) else series.infer_objects()
-    except (TypeError, ValueError, OverflowError):
-        return series.infer_objects()
 
 
 def _dtype_to_json(dtype: Any) -> Any:

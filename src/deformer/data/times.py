@@ -36,8 +36,9 @@ def holds_dates(series: "pd.Series[Any]") -> bool:
 
 def unboxed(series: "pd.Series[Any]") -> "pd.Series[Any]":
     """Give a column of Python's own dates, moments or lengths of time a type of times; any other as it is."""
-    if holds_dates(series):
-        return pd.to_datetime(series)
+    if holds_dates(series):  # by way of days, which reach farther than the nanoseconds of older pandas
+        days = np.array(series.where(series.notna(), None).tolist(), dtype="datetime64[D]")
+        return pd.Series(days.astype("datetime64[s]"), series.index, name=series.name)
     kind = pd.api.types.infer_dtype(series, skipna=True) if series.dtype == object else None
     return series.infer_objects() if kind in ("datetime", "timedelta") else series
 
@@ -64,9 +65,13 @@ def to_days(series: "pd.Series[Any]") -> Days:
         raise InputError(f"Column {series.name!r} holds a moment too far away: {error}") from error
 
 
+def _farthest(dtype: Any) -> tuple[int, int]:
+    return NANOSECONDS if "[ns" in str(dtype) else YEARS
+
+
 def from_days(days: Days, dtype: Any) -> "pd.Series[Any]":
     """Give days as times of a type."""
-    within = np.clip(days, *(NANOSECONDS if "[ns" in str(dtype) else YEARS))
+    within = np.clip(days, *_farthest(dtype))
     lengths = np.round(within * 86_400e6).astype("timedelta64[us]")  # floats are no finer
     if is_length(dtype):
         return pd.Series(lengths).astype(dtype)
@@ -79,14 +84,11 @@ def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     """Read text, dates and numbers as times where a column held times in fit; lengths without a unit are days.
 
     Raises:
-        InputError: They are none.
+        InputError: They are none, or too far away.
     """
     if is_length(dtype) and not is_length(series.dtype):
-        if pd.api.types.is_numeric_dtype(series):
-            days = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        else:
-            days = np.array([np.nan if absent(value) else as_day(value, dtype) for value in series], dtype=np.float64)
-        return from_days(days, dtype).set_axis(series.index)
+        return _as_lengths(series, dtype)
+    series = unboxed(series) if is_moment(dtype) else series
     if not is_moment(dtype) or is_moment(series.dtype):
         return series
     try:
@@ -105,30 +107,17 @@ def _refuse_numbers(series: "pd.Series[Any]") -> None:
         raise ValueError(f"{number!r} is a number")
 
 
-def absent(value: Any) -> bool:
-    """Say whether a value stands for a missing one."""
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-
-
-def as_day(value: Any, dtype: Any) -> Any:
-    """Give one value as its column codes it: a time as days, anything else as it is.
-
-    Raises:
-        InputError: It should be a time and is none.
-    """
-    if not is_time(dtype):
-        return value
+def _as_lengths(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     try:
-        if is_length(dtype):
-            return _as_length(value)
-        if isinstance(value, numbers.Number):
-            raise ValueError("a number")
-        moment = pd.to_datetime(value, format="ISO8601", utc=True) if isinstance(value, str) else pd.Timestamp(value)
-        moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
-        return float((moment - EPOCH) / DAY)
+        if pd.api.types.is_numeric_dtype(series):
+            days = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            days = np.array([np.nan if absent(value) else _as_length(value) for value in series], dtype=np.float64)
+        if (np.abs(days) > _farthest(dtype)[1]).any():
+            raise ValueError("one of them is too long")
     except (TypeError, ValueError, OverflowError) as error:
-        known = "length of time; write it as days" if is_length(dtype) else "moment; write it as ISO 8601"
-        raise InputError(f"{value!r} is no {known}.") from error
+        raise InputError(f"Column {series.name!r} holds lengths of time; write them as days: {error}") from error
+    return from_days(days, dtype).set_axis(series.index)
 
 
 def _as_length(value: Any) -> float:
@@ -138,3 +127,8 @@ def _as_length(value: Any) -> float:
         except (TypeError, ValueError):
             pass
     return float(pd.Timedelta(value) / DAY)
+
+
+def absent(value: Any) -> bool:
+    """Say whether a value stands for a missing one."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))

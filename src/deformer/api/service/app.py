@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
@@ -72,6 +73,11 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def _seed(seed: int, start: int, number: int = 0) -> int:
+    """Give each piece of a request draws of its own; the first piece those of the request's seed."""
+    return int(np.random.SeedSequence((seed, start, number)).generate_state(1)[0]) if start or number else seed
+
+
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is JSON or a table."""
     tables: dict[str, Any] = {sent_as: {"schema": {"type": "string", "format": "binary"}} for sent_as in TABLES}
@@ -115,7 +121,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
         filled = await service.in_pieces(
             lambda start, end, i: service.calls.ask(
-                lambda: engine.impute(frame[start:end], sent.strategy, sent.seed + start + i)
+                lambda: engine.impute(frame[start:end], sent.strategy, _seed(sent.seed, start, i))
             ),
             len(frame),
             per_row,
@@ -134,28 +140,37 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         frame = await service.frame(sent.rows, table)
         names = engine.table.codec.names
         service.afford(len(frame), sent.n_orders + len(names))
-        size = min(len(names), max(1, PIECE // len(names) - sent.n_orders))
-        parts = await service.in_pieces(
-            lambda start, end, some: service.calls.ask(lambda: engine.explain(frame[start:end], sent.n_orders, some)),
+        [shares] = await service.in_pieces(
+            lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)),
             len(frame),
-            (sent.n_orders + size) * len(names),
+            sent.n_orders * len(names),
+        )
+        size = min(len(names), max(1, PIECE // len(names)))
+        parts = await service.in_pieces(
+            lambda start, end, some: service.calls.ask(lambda: engine.surprises(frame[start:end], some)),
+            len(frame),
+            size * len(names),
             [names[i : i + size] for i in range(0, len(names), size)],
         )
-        told = ([line for part in of_row for line in part] for of_row in zip(*parts, strict=True))
-        rows = [sorted(row, key=lambda line: -math.inf if (s := line["surprise"]) is None else s)[::-1] for row in told]
+        rows: list[list[dict[str, Any]]] = []
+        for (_, share), *of_row in zip(shares, *parts, strict=True):
+            row = [{**line, "share": share.get(line["feature"])} for part in of_row for line in part]
+            rows.append(sorted(row, key=lambda line: math.inf if (s := line["surprise"]) is None else -s))
 
         def lines() -> pd.DataFrame:
             long = pd.DataFrame([{"row": i, **line} for i, row in enumerate(rows) for line in row])
             return long.astype({"value": str, "expected": str})  # columns of a table are of one type
 
-        return await _answer(table, lambda: wire.ExplainAnswer(rows=rows), lines)
+        return await _answer(table, lambda: wire.ExplainAnswer.model_validate({"rows": rows}), lines)
 
     @router.post("/sample", response_model=wire.SampleAnswer)
     async def sample(sent: wire.SampleRequest) -> Any:
         """Draw rows from the model, keeping what is given."""
         per_row = service.afford(sent.n, DRAWN)
         [rows] = await service.in_pieces(
-            lambda start, end, _: service.calls.ask(lambda: engine.sample(end - start, sent.given, sent.seed + start)),
+            lambda start, end, _: service.calls.ask(
+                lambda: engine.sample(end - start, sent.given, _seed(sent.seed, start))
+            ),
             sent.n,
             per_row,
         )

@@ -12,18 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deformer.api import tables
-from deformer.api.explanations import explain
+from deformer.api.explanations import surprises
 from deformer.api.files import image_shape
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
-from deformer.data.frames import from_arrow
+from deformer.data.libraries import from_arrow
 from deformer.data.times import from_days, is_moment
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
 
 Row = Mapping[str, Any]
+LONGEST = 4096  # characters of a value: what a session was told is kept
 UNPACKED = 2**28  # bytes of a Parquet file without its compression
 FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
 QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
@@ -139,21 +140,22 @@ class Engine:
     def _find_fault(self, frame: pd.DataFrame) -> tuple[int, str] | None:
         """Find row and column of a value at fault, by halves, since a request may hold millions of values."""
 
-        def at_fault(part: pd.DataFrame) -> bool:
+        def at_fault(at: int, start: int, end: int) -> bool:
             try:
-                self._require_codes(part)
+                parts = self.table.codec.encode_column(at, frame[names[at]][start:end])
+                return not all(bool((np.abs(part[~np.isnan(part)]) < FARTHEST).all()) for part in parts)
             except InputError:
                 return True
-            return False
 
-        name = next((name for name in frame if at_fault(frame[[name]])), None)
-        if name is None:
+        names, start, end = self.table.codec.names, 0, len(frame)
+        filled = [at for at, name in enumerate(names) if name in frame and frame[name].notna().any()]
+        found = next((at for at in filled if at_fault(at, start, end)), None)
+        if found is None:
             return None
-        start, end = 0, len(frame)
         while end - start > 1:
             middle = (start + end) // 2
-            start, end = (start, middle) if at_fault(frame[[name]][start:middle]) else (middle, end)
-        return start, str(name)
+            start, end = (start, middle) if at_fault(found, start, middle) else (middle, end)
+        return start, names[found]
 
     def check(self, name: str, value: Any, field: Sequence[str | int]) -> None:
         """Find out whether a feature can have a value; None is a missing one.
@@ -195,6 +197,9 @@ class Engine:
             else:
                 chunks = self._parquet(body, most)
             frame = next(iter(chunks), pd.DataFrame())
+            for name in frame:
+                if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > LONGEST:
+                    raise InputError(f"column {name!r} holds a text of more than {LONGEST} characters")
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
             raise InputError(f"the body is no readable {kind}: {error}") from error
@@ -254,12 +259,13 @@ class Engine:
         asked = [n for n in names if row.get(n) is None] if targets is None else list(dict.fromkeys(targets))
         for i, name in enumerate(asked):
             self.check(name, None, ("targets", i))
-        held = [name for name in asked if row.get(name) is not None]
-        return [[name for name in asked if name not in set(held)], *([name] for name in held)]
+        free = [name for name in asked if row.get(name) is None]
+        held = [[name] for name in asked if row.get(name) is not None]
+        return [free, *held] if free else held
 
     def conditional(self, frame: pd.DataFrame, targets: Sequence[str]) -> dict[str, Any]:
         """Describe p(feature | the row's other values) for each target; what is held must not tell about itself."""
-        hidden = frame.assign(**dict.fromkeys(targets)) if targets else frame
+        hidden = frame.assign(**{name: None for name in targets if frame[name].notna().any()})
         return self.in_units(tables.ask_row(self.table, hidden, targets, distributions))
 
     def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:
@@ -267,10 +273,11 @@ class Engine:
         units = self.table.codec.units
         return {name: distribution.spell(units[name]) for name, distribution in answers.items()}
 
-    def explain(self, frame: pd.DataFrame, n_orders: int, names: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Say how much the values of some features of each row surprise."""
-        explanation = explain(self.table, frame, n_orders, names)
-        return [records(explanation.row(i).rename_axis("feature").reset_index()) for i in range(len(frame))]
+    def surprises(self, frame: pd.DataFrame, names: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Say how much the values of some features of each row surprise, and what was expected."""
+        parts = dict(zip(("value", "expected", "surprise"), surprises(self.table, frame, names), strict=True))
+        rows = [pd.DataFrame({k: p.iloc[i].astype(object) for k, p in parts.items()}) for i in range(len(frame))]
+        return [records(row.rename_axis("feature").reset_index()) for row in rows]
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

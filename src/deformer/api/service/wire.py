@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-LONGEST = 4096  # characters of a value: what a session was told is kept
+from deformer.api.service.engine import LONGEST
+
 WIDEST = 2**14  # values of a row
 
 
@@ -28,13 +29,14 @@ def _of_bounded_width(row: Any) -> Any:
 
 
 AnyValue = bool | int | float | str | None
+AnyRow = dict[str, AnyValue]
 Value = Annotated[AnyValue, AfterValidator(_sound)]
 Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_sound)]
 Row = Annotated[dict[Name, Value], BeforeValidator(_of_bounded_width)]
 Names = Annotated[list[Name], Field(max_length=WIDEST)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of all that is drawn.")]
 Orders = Annotated[int, Field(ge=1, le=256, description="Orders under which every row is scored.")]
-A_ROW: dict[str, Any] = {"a": 1, "b": None}
+A_ROW: AnyRow = {"a": 1, "b": None}
 
 
 class Request(BaseModel):
@@ -76,7 +78,7 @@ class ImputeRequest(Rows):
 
 
 class ImputeAnswer(BaseModel):
-    imputations: list[list[Row]]
+    imputations: list[list[AnyRow]]
 
 
 class SampleRequest(Request):
@@ -86,7 +88,7 @@ class SampleRequest(Request):
 
 
 class SampleAnswer(BaseModel):
-    rows: list[Row]
+    rows: list[AnyRow]
 
 
 class ConditionalRequest(Request):
@@ -114,8 +116,8 @@ class ExplainRequest(Rows):
 
 class Explained(BaseModel):
     feature: str
-    value: Value
-    expected: Value
+    value: AnyValue
+    expected: AnyValue
     surprise: Annotated[float | None, Field(description="-ln p(value | all others), in nats.")]
     share: Annotated[float | None, Field(description="Its part of -ln p(row), averaged over orders, in nats.")]
 
@@ -130,7 +132,7 @@ class SessionRequest(Request):
 
 class SessionAnswer(BaseModel):
     session: str
-    observed: dict[str, Value]
+    observed: AnyRow
     running_nats: float
     excess_nats: float
 
@@ -163,7 +165,7 @@ class SnapshotAnswer(BaseModel):
 class Feature(BaseModel):
     name: str
     kind: Literal["label", "level", "number", "moment"]
-    values: list[Value] | None
+    values: list[AnyValue] | None
 
 
 class ModelAnswer(BaseModel):

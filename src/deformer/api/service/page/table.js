@@ -144,8 +144,8 @@ function read(feature, input) {
 function write(feature, value) {
   const text = String(value);
   const moment = feature.kind === "moment";
-  if (!listed(feature)) return moment ? (text.length > 10 ? text.slice(0, 19) : `${text}T00:00:00`) : text;
-  const k = feature.values.findIndex((v) => String(v) === text || (moment && v.startsWith(text)));
+  if (!listed(feature)) return moment ? new Date(time(text)).toISOString().slice(0, 19) : text;
+  const k = feature.values.findIndex((v) => String(v) === text || (moment && time(v) === time(text)));
   return k < 0 ? "" : String(k);
 }
 
@@ -180,7 +180,8 @@ function picture(d) {
 
 const dated = (d) => (d.kind === "moment" ? { callback: (x) => new Date(x).toISOString().slice(0, 10) } : {});
 
-const time = (text) => Date.parse(/(Z|[+-]\d\d:?\d\d)$/.test(text.slice(10)) ? text : `${text}Z`); // without a zone it is UTC
+// Without a zone a moment is in UTC, and so is a date alone.
+const time = (text) => Date.parse(text.length > 10 && !/(Z|[+-]\d\d:?\d\d)$/.test(text.slice(10)) ? `${text}Z` : text);
 
 // The density between two quantiles is their difference in probability over their distance.
 function curve(quantiles) {

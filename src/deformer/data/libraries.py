@@ -1,0 +1,117 @@
+"""Tables of several libraries: pandas as it is, polars, Arrow and arrays into pandas, and back as they came."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deformer.errors import InputError
+
+# Whole numbers and booleans keep their type beside missing values.
+KEPT = {
+    **{"bool": "boolean", "int8": "Int8", "int16": "Int16", "int32": "Int32", "int64": "Int64"},
+    **{"uint8": "UInt8", "uint16": "UInt16", "uint32": "UInt32", "uint64": "UInt64"},
+}
+
+
+def as_frame(table: Any) -> pd.DataFrame:
+    """Take a frame of pandas, polars or Arrow as it is, and give an array's columns the names x0, x1, ...
+
+    Raises:
+        InputError: Not a table, no columns, or names that are not unique.
+    """
+    if is_frame(table) and not isinstance(table, pd.DataFrame):
+        table = from_arrow(table.to_arrow() if hasattr(table, "to_arrow") else table)
+    if not isinstance(table, pd.DataFrame):
+        array = np.asarray(table)
+        if array.ndim != 2:
+            raise InputError(f"Expected a table of rows and columns; this has shape {array.shape}.")
+        table = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    names = [str(name) for name in table.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"Column names must differ; {twice[0]!r} stands more than once.")
+    if not names:
+        raise InputError("The table holds no columns.")
+    table = table.set_axis(names, axis=1)
+    boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
+    if boxed:
+        import pyarrow
+
+        arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
+        table = table.assign(**{name: series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
+    return table
+
+
+def is_frame(table: Any) -> bool:
+    return isinstance(table, pd.DataFrame) or (hasattr(table, "to_pandas") and hasattr(table, "schema"))
+
+
+def from_arrow(table: Any) -> pd.DataFrame:
+    """Give an Arrow table in pandas; decimals become floats, and times of the day text."""
+    import pyarrow
+
+    for at, field in enumerate(table.schema):
+        other = pyarrow.float64() if pyarrow.types.is_decimal(field.type) else None
+        other = pyarrow.string() if pyarrow.types.is_time(field.type) else other
+        if other is not None:
+            table = table.set_column(at, field.name, table.column(at).cast(other))
+
+    def kept(kind: Any) -> Any:
+        return pd.api.types.pandas_dtype(KEPT[str(kind)]) if str(kind) in KEPT else None
+
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kept)
+    return frame
+
+
+def like(table: Any, frame: pd.DataFrame) -> Any:
+    """Give a frame back in the library and the types that a table came in, if values lose nothing by it."""
+    if isinstance(table, pd.DataFrame):
+        given = frame.copy(deep=False)
+        for name in frame.columns.intersection(table.columns):
+            if isinstance(table.dtypes[name], pd.ArrowDtype):
+                given[name] = typed(frame[name].astype(object), table.dtypes[name])
+        return given
+    if not is_frame(table):
+        return frame
+    import pyarrow
+
+    arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    if not hasattr(table, "to_arrow"):
+        return _like_arrow(table, arrow)
+    import polars
+
+    def cast(column: polars.Series) -> polars.Series:
+        try:
+            as_it_came = column.cast(table.schema.get(column.name, column.dtype))
+            return as_it_came if as_it_came.cast(column.dtype).equals(column) else column
+        except polars.exceptions.PolarsError:
+            return column
+
+    given = polars.DataFrame(arrow)
+    return given.with_columns(cast(column) for column in given.iter_columns())
+
+
+def _like_arrow(table: Any, arrow: Any) -> Any:
+    import pyarrow
+
+    for at, name in enumerate(arrow.column_names):
+        if name in table.schema.names:
+            column = arrow.column(at)
+            try:
+                as_it_came = column.cast(table.schema.field(name).type)
+                if as_it_came.cast(column.type).equals(column):
+                    arrow = arrow.set_column(at, name, as_it_came)
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+                continue
+    return arrow
+
+
+def typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
+    """Give a column of objects a type, if it loses nothing by it."""
+    try:
+        typed = series.astype(dtype)
+        same = (typed.astype(object) == series) | (typed.isna() & series.isna())
+        return typed if bool(same.all()) else series.infer_objects()
+    except (TypeError, ValueError, OverflowError):
+        return series.infer_objects()
