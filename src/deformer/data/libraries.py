@@ -109,6 +109,8 @@ def _like_arrow(table: Any, arrow: Any) -> Any:
 
 def typed(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     """Give a column of objects a type, if it loses nothing by it."""
+    if isinstance(dtype, pd.CategoricalDtype) and not series.dropna().isin(dtype.categories).all():
+        return series.infer_objects()
     try:
         typed = series.astype(dtype)
         same = (typed.astype(object) == series) | (typed.isna() & series.isna())
