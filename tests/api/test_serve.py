@@ -102,3 +102,22 @@ def test_models_of_any_kind_are_opened(model: Path, tmp_path: Path) -> None:
     alarms = open_engine(str(model), "cpu", ordinary, 0.1).alarms
     assert alarms is not None
     assert len(alarms.thresholds) == 5
+
+
+def test_headers_are_bounded_and_idle_connections_stay_open(model: Path) -> None:
+    with running("--model", str(model)) as (_, url):
+        host, port = "127.0.0.1", int(url.rpartition(":")[2])
+        with socket.create_connection((host, port), timeout=30) as flood, suppress(OSError):
+            flood.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
+            for _ in range(64):
+                flood.sendall(b"x" * 2**14)
+            answer = flood.recv(2**12)
+            assert answer.startswith(b"HTTP/1.1 4") or answer == b""
+        with socket.create_connection((host, port), timeout=30) as idle:
+            for seconds in (
+                0,
+                6,
+            ):  # uvicorn would keep it for five, as long as clients do, so that both drop it at once
+                time.sleep(seconds)
+                idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"alive" in idle.recv(2**12)
