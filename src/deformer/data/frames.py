@@ -99,9 +99,14 @@ class Codec:
 
     def encode_column(self, at: int, series: "pd.Series[Any]") -> tuple[Codes, Codes]:
         """Give codes of a column's values, NaN where missing, and ln p(value | code) in nats."""
-        column = self.columns[at]
-        values = _plain(as_times(series, self.dtypes[at]), isinstance(column, Labels))
-        return column.encode(_as_text(values) if self.names[at] in self.text_labels else values)
+        series = as_times(series, self.dtypes[at])
+        if isinstance(self.columns[at], Labels):
+            return self._encode_labels(at, _objects(series))
+        return self.columns[at].encode(_numbers(series))
+
+    def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:
+        labels = _labels(objects, self.names[at])
+        return self.columns[at].encode(_as_text(labels) if self.names[at] in self.text_labels else labels)
 
     def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
         """Code one value of a column as `encode` would, without making a column of it if that can be spared.
@@ -111,12 +116,16 @@ class Codec:
         """
         if absent(value):
             return math.nan, 0.0
-        if isinstance(self.columns[at], Labels) or is_time(self.dtypes[at]):
-            codes, log_base = self.encode_column(at, pd.Series([value], dtype=object, name=self.names[at]))
+        held = np.empty(1, dtype=object)
+        held[0] = value
+        if is_time(self.dtypes[at]):
+            codes, log_base = self.encode_column(at, pd.Series(held, name=self.names[at]))
+        elif isinstance(self.columns[at], Labels):
+            codes, log_base = self._encode_labels(at, held)
+        elif math.isinf(float(value)):
+            raise InputError(f"{value!r} is not finite.")
         else:
-            if math.isinf(float(value)):
-                raise InputError(f"{value!r} is not finite.")
-            codes, log_base = self.columns[at].encode(np.array([value], dtype=object))
+            codes, log_base = self.columns[at].encode(held)
         return float(codes[0]), float(log_base[0])
 
     def frame_of(self, table: Any) -> pd.DataFrame:
@@ -242,10 +251,9 @@ def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int,
     if not isinstance(kind, str | None):
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
-    values = _plain(series, as_labels)
     if as_labels:
-        return label_column(values.tolist())
-    return numeric_column(values, n_columns, 2 if pd.api.types.is_bool_dtype(series) else most_levels)
+        return label_column(_labels(_objects(series), series.name).tolist())
+    return numeric_column(_numbers(series), n_columns, 2 if pd.api.types.is_bool_dtype(series) else most_levels)
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:
@@ -258,15 +266,22 @@ def _is_numeric(series: "pd.Series[Any]") -> bool:
     return all(isinstance(v, (numbers.Real, np.bool_, decimal.Decimal)) and not isinstance(v, bool) for v in known)
 
 
-def _plain(series: "pd.Series[Any]", as_labels: bool) -> Values:
-    """Give a column's values as floats with NaN, or as objects with None, where missing."""
-    if as_labels:
-        objects: Values = series.astype(object).where(series.notna(), None).to_numpy(dtype=object)
-        strange = next((v for v in objects if not isinstance(v, Hashable)), None)
-        if strange is not None:
-            raise InputError(f"Column {series.name!r} holds {strange!r}, which cannot be a label.")
-        labels: Values = np.array([None if v is None else _as_label(v) for v in objects], dtype=object)
-        return labels
+def _objects(series: "pd.Series[Any]") -> Values:
+    objects: Values = series.astype(object).where(series.notna(), None).to_numpy(dtype=object)
+    return objects
+
+
+def _labels(objects: Values, name: Hashable) -> Values:
+    """Give objects, None where missing, as labels that can be written to a file."""
+    strange = next((v for v in objects if not isinstance(v, Hashable)), None)
+    if strange is not None:
+        raise InputError(f"Column {name!r} holds {strange!r}, which cannot be a label.")
+    labels: Values = np.array([None if v is None else _as_label(v) for v in objects], dtype=object)
+    return labels
+
+
+def _numbers(series: "pd.Series[Any]") -> Values:
+    """Give a column's values as floats, NaN where missing; times as days."""
     if is_time(series.dtype):
         return to_days(series)
     try:
