@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
-from deformer.data.columns import MOST_LEVELS, Column, has_order
+from deformer.data.columns import Column, has_order
 from deformer.data.libraries import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.pool import SessionPool
@@ -59,7 +59,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
-    _most_levels: ClassVar[int] = MOST_LEVELS  # distinct numbers up to which they become labels with an order
+    _discrete: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
     _smoothing: ClassVar[Mapping[str, Any]] = {}  # what this kind changes of the training that the size would choose
 
     def __init__(
@@ -86,7 +86,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         self.table_, self.history_ = tables.learn(
             X,
             None if X_val is None else self._checked(X_val),
-            most_levels=self._most_levels,
+            levels=self._discrete,
             **named,
             network=self.network,
             training={**self._smoothing, **(self.training or {})},
@@ -337,7 +337,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
     """
 
     _kept = ("contamination", "n_orders", "offset_", "median_", "spread_", "expected_")
-    _most_levels = 0
+    _discrete = False
     _smoothing: ClassVar[Mapping[str, Any]] = {"noise": 0.7}
 
     def __init__(

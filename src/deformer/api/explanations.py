@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from deformer.api import tables
 from deformer.api.tables import TableModel
+from deformer.data.table import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,17 +61,19 @@ def _short(value: Any) -> str:
 
 def explain(table: TableModel, values: Any, n_orders: int) -> Explanation:
     """Explain every row of a table."""
-    frame, expected, surprise = surprises(table, values, table.codec.names)
     rows, log_base = table.codec.encode(values)
+    frame, expected, surprise = surprises(table, values, (rows, log_base), table.codec.names)
     share = pd.DataFrame(-tables.mean_terms(table, rows, log_base, n_orders), frame.index, frame.columns)
     return Explanation(frame, surprise, share.mask(~rows.observed.numpy()), expected)
 
 
-def surprises(table: TableModel, values: Any, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Give values, expectations and surprises given all other values, of some columns."""
+def surprises(
+    table: TableModel, values: Any, encoded: tuple[Rows, Tensor], names: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Give values, expectations and surprises given all other values, of some columns of a table and its codes."""
     codec, names = table.codec, list(names)
     frame, at = codec.frame_of(values).reindex(columns=names), table.model.schema.index(names)
-    rows, log_base = codec.encode(values)
+    rows, log_base = encoded
     missing, questions = ~rows.observed.numpy()[:, at], tables.expectations(table)
     nats, expected = np.zeros(missing.shape), {}
     for i, (column, name) in enumerate(zip(at, names, strict=True)):

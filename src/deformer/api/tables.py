@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.columns import MOST_LEVELS, Column, Labels, Nothing, has_order, values_of
+from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
@@ -92,7 +92,7 @@ def learn(
     validation: Any = None,
     *,
     kinds: Mapping[Any, str | Column] | None = None,
-    most_levels: int = MOST_LEVELS,
+    levels: bool = True,
     minutes: float | None = 3.0,
     epochs: float | None = None,
     steps: int | None = None,
@@ -106,14 +106,14 @@ def learn(
 
     Args:
         validation: Rows that choose the best weights. None: a tenth of the table.
-        kinds, most_levels: What columns are, as `make_codec` takes it.
+        kinds, levels: What columns are, as `make_codec` takes it.
         minutes, epochs, steps: Limits of the training, whichever comes first.
         network, training: Changes to what the table's size would choose.
 
     Raises:
         InputError: No table, fewer than two rows, or impossible choices.
     """
-    codec = make_codec(table, kinds, most_levels)
+    codec = make_codec(table, kinds, levels)
     rows, _ = codec.encode(table)
     if validation is not None:
         held_out, _ = codec.encode(validation)

@@ -219,19 +219,19 @@ def _look_up(table: Values, codes: Codes, absent: Any) -> Values:
     return values
 
 
-def numeric_column(values: Values, n_columns: int = 1, most_levels: int = MOST_LEVELS) -> Levels | Numbers | Nothing:
+def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> Levels | Numbers | Nothing:
     """Choose how to code one of several columns, which holds numbers, NaN where missing.
 
-    Up to `most_levels` distinct values become levels: a few with ten rows to each, many only with fifty, since else
-    nearness tells of the rare ones. A fourth moment far above a Gaussian's bends the scale, whose unit is then that of
-    the middle half of the values, which outliers do not move.
+    With `levels` few distinct values become levels: up to sixteen with ten rows to each, more only with fifty, since
+    else nearness tells of the rare ones. A fourth moment far above a Gaussian's bends the scale, whose unit is then
+    that of the middle half of the values, which outliers do not move.
     """
     known = np.sort(values[np.isfinite(values)].astype(np.float64))
     if not len(known):
         return Nothing()
     distinct = np.unique(known)
     learnable = max(min(FEW_LEVELS, len(known) / ROWS_PER_FEW), len(known) / ROWS_PER_LEVEL)
-    if len(distinct) <= min(most_levels, max(2, learnable)):
+    if levels and len(distinct) <= min(MOST_LEVELS, max(2, learnable)):
         return Levels(tuple(distinct.tolist()), len(known) * n_columns)
     low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
     spread = float(known.std()) if len(distinct) > 1 else abs(float(known[0])) or 1.0

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from deformer.data.columns import (
-    MOST_LEVELS,
     Codes,
     Column,
     Draw,
@@ -33,7 +32,17 @@ from deformer.data.columns import (
 from deformer.data.libraries import as_frame, is_frame, typed
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
-from deformer.data.times import absent, as_dates, as_times, from_days, holds_dates, is_time, to_days, unboxed
+from deformer.data.times import (
+    absent,
+    as_dates,
+    as_times,
+    from_days,
+    holds_dates,
+    is_time,
+    to_days,
+    to_the_second,
+    unboxed,
+)
 from deformer.errors import InputError
 
 KINDS = ("number", "label")
@@ -66,9 +75,9 @@ class Codec:
     @cached_property
     def units(self) -> dict[str, Any]:
         """Give the types in which columns of numbers count; object where nothing is counted."""
+        nothing = np.dtype(object)
         columns = zip(self.names, self.columns, self.dtypes, strict=True)
-        counts = {name: has_order(c) and not isinstance(c, Nothing) for name, c, _ in columns}
-        return {n: d if counts[n] else np.dtype(object) for n, d in zip(self.names, self.dtypes, strict=True)}
+        return {n: d if has_order(c) and not isinstance(c, Nothing) else nothing for n, c, d in columns}
 
     @cached_property
     def text_labels(self) -> frozenset[str]:
@@ -207,23 +216,24 @@ class Codec:
 
     def describe(self) -> pd.DataFrame:
         """List the features: name, type in the frame, how values are coded, and examples."""
-        columns = list(zip(self.columns, self.dtypes, strict=True))
-        described = {
-            "dtype": [
-                "date" if name in self.dates else str(d) for name, d in zip(self.names, self.dtypes, strict=True)
-            ],
-            "coded as": [type(column).__name__.lower() for column in self.columns],
-            "values": [_spell(column, dtype) for column, dtype in columns],
-        }
-        return pd.DataFrame(described, pd.Index(self.names, name="name"))
+        lines = [
+            {
+                "name": name,
+                "dtype": "date" if name in self.dates else str(dtype),
+                "coded as": type(column).__name__.lower(),
+                "values": _spell(column, dtype),
+            }
+            for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True)
+        ]
+        return pd.DataFrame(lines).set_index("name")
 
 
-def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, most_levels: int = MOST_LEVELS) -> Codec:
+def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, levels: bool = True) -> Codec:
     """Choose how to code every column of a table.
 
     Args:
         kinds: What some columns are: "number", "label", or a column of one's own. None: what their values look like.
-        most_levels: Distinct numbers up to which they become labels with an order; booleans always do.
+        levels: Whether numbers of which there are few become labels with an order; booleans always do.
 
     Raises:
         InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
@@ -243,17 +253,17 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, most
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
     dates = tuple(name for name in frame if holds_dates(frame[name]))
     frame = frame.apply(unboxed)
-    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], most_levels) for name in frame.columns)
+    columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], levels) for name in frame.columns)
     return Codec(tuple(frame.columns), columns, tuple(frame.dtypes), dates)
 
 
-def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, most_levels: int) -> Column:
+def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, levels: bool) -> Column:
     if not isinstance(kind, str | None):
         return kind
     as_labels = kind == "label" or (kind is None and not _is_numeric(series))
     if as_labels:
         return label_column(_labels(_objects(series), series.name).tolist())
-    return numeric_column(_numbers(series), n_columns, 2 if pd.api.types.is_bool_dtype(series) else most_levels)
+    return numeric_column(_numbers(series), n_columns, levels or pd.api.types.is_bool_dtype(series))
 
 
 def _is_numeric(series: "pd.Series[Any]") -> bool:
@@ -340,7 +350,7 @@ def _dtype_from_json(written: Any) -> Any:
 
 def _spell(column: Column, dtype: Any) -> str:
     def number(value: float, digits: int) -> str:
-        return str(from_days(np.array([value]), dtype).iloc[0].round("s")) if is_time(dtype) else f"{value:.{digits}g}"
+        return str(to_the_second(value, dtype)) if is_time(dtype) else f"{value:.{digits}g}"
 
     if isinstance(column, Labels):
         rest = f", and {len(column.others)} rare ones" if column.others else ""

@@ -80,6 +80,11 @@ def from_days(days: Days, dtype: Any) -> "pd.Series[Any]":
     return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
 
 
+def to_the_second(day: float, dtype: Any) -> Any:
+    """Give one number of days as a time of a type."""
+    return from_days(np.array([float(day)]), dtype).iloc[0].round("s")
+
+
 def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     """Read text, dates and numbers as times where a column held times in fit; lengths without a unit are days.
 

@@ -18,13 +18,12 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
 from deformer.data.libraries import from_arrow
-from deformer.data.times import from_days, is_moment
+from deformer.data.times import is_moment, to_the_second
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
 
 Row = Mapping[str, Any]
-LONGEST = 4096  # characters of a value: what a session was told is kept
 UNPACKED = 2**28  # bytes of a Parquet file without its compression
 FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
 QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
@@ -76,7 +75,7 @@ def distributions(predictive: Predictive) -> list[Distribution]:
 def spell(value: Any, dtype: Any) -> Any:
     """Write a value of a column as rows hold it: days as a moment, whole levels without a point."""
     if is_moment(dtype):
-        return plain(from_days(np.array([float(value)]), dtype).iloc[0].round("s"))
+        return plain(to_the_second(value, dtype))
     if pd.api.types.is_bool_dtype(dtype):
         return bool(value)
     value = plain(value)
@@ -182,11 +181,12 @@ class Engine:
             raise FieldError("a missing value is not an observation; leave it out", ("value",))
         self.check(name, value, ("value",) if name in self.table.codec.names else ("name",))
 
-    def read(self, body: bytes, kind: str, most: int) -> list[dict[str, Any]]:
+    def read(self, body: bytes, kind: str, most: int, longest: int) -> list[dict[str, Any]]:
         """Read an uploaded table as files are read, no more than so many rows of it.
 
         Args:
             kind: "csv" or "parquet".
+            longest: Characters of a text.
 
         Raises:
             InputError: The body cannot be read, or holds no rows.
@@ -198,8 +198,8 @@ class Engine:
                 chunks = self._parquet(body, most)
             frame = next(iter(chunks), pd.DataFrame())
             for name in frame:
-                if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > LONGEST:
-                    raise InputError(f"column {name!r} holds a text of more than {LONGEST} characters")
+                if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > longest:
+                    raise InputError(f"column {name!r} holds a text of more than {longest} characters")
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
             raise InputError(f"the body is no readable {kind}: {error}") from error
@@ -275,7 +275,8 @@ class Engine:
 
     def surprises(self, frame: pd.DataFrame, names: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Say how much the values of some features of each row surprise, and what was expected."""
-        parts = dict(zip(("value", "expected", "surprise"), surprises(self.table, frame, names), strict=True))
+        told = surprises(self.table, frame, self.table.codec.encode(frame), names)
+        parts = dict(zip(("value", "expected", "surprise"), told, strict=True))
         rows = [pd.DataFrame({k: p.iloc[i].astype(object) for k, p in parts.items()}) for i in range(len(frame))]
         return [records(row.rename_axis("feature").reset_index()) for row in rows]
 

@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from deformer.api.service.engine import LONGEST
-
+LONGEST = 4096  # characters of a value: what a session was told is kept
 WIDEST = 2**14  # values of a row
 
 

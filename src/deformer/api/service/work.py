@@ -15,6 +15,7 @@ from deformer.api.service.batching import Batcher, Busy
 from deformer.api.service.engine import Engine
 from deformer.api.service.problems import TooLarge
 from deformer.api.service.sessions import Sessions
+from deformer.api.service.wire import LONGEST
 
 Table = tuple[bytes, str] | None  # an uploaded table and its kind
 PIECE = 2**15  # values that are computed before others have their turn
@@ -189,7 +190,7 @@ class Service:
     ) -> pd.DataFrame:
         async with readers:
             if table is not None:
-                rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1))
+                rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1, LONGEST))
             if len(rows) > self.limits.rows:
                 raise TooLarge
             frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows, field))
