@@ -4,7 +4,7 @@
 
 `python -m benchmarks.mnist train --minutes 180 --directory runs/mnist` trains in any number of pieces: stop it whenever
 you like, with Ctrl-C or `timeout --signal INT 90m`, and the same command goes on from the newest checkpoint, or from
-the one that `pack` left in the repository. When the time is up the weights stand in `--output`.
+the one of fewer minutes that `pack` left in the repository. When the time is up the weights stand in `--output`.
 `--preset paper` trains the paper's network in the paper's way instead.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import RESULTS, circumstances
+from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import (
     ModelConfig,
     Rows,
@@ -72,20 +72,22 @@ def recipe(name: str, changes: dict[str, Any], minutes: float, threads: int) -> 
     model = new_model(source.schema, ModelConfig(**network))
     config = TrainConfig(**{"minutes": minutes, "threads": threads, **training})
     history = fit(model, source.train, config, validation=source.validation)
+    uninterrupted(history)
     for p in history.points:
         print(f"{p.minutes:.1f} min, step {p.step}: {p.training_nll:.1f}, {p.validation_nll:.2f}")
-    last, machine = history.points[-1], circumstances()
+    last, best, machine = history.points[-1], history.best, circumstances()
+    assert best is not None
     line = (
         *(name, json.dumps(changes), f"{last.minutes:.1f}", threads, last.step, last.rows_seen),
-        *(sum(p.numel() for p in model.parameters()), f"{last.validation_nll:.2f}", machine["commit"], machine["cpu"]),
+        *(sum(p.numel() for p in model.parameters()), f"{best.validation_nll:.2f}", machine["commit"], machine["cpu"]),
     )
     print(*line)
     add_line(RECIPES, line)
 
 
-def paper_split(seed: int = 0) -> tuple[Rows, Rows]:
+def paper_split(data: Path | None = None, seed: int = 0) -> tuple[Rows, Rows]:
     """Give the rows that the paper trains on: train and valid together, of which 2 % are held out."""
-    source = load_source("mnist-binarized")
+    source = load_source("mnist-binarized", data)
     assert source.validation is not None
     parts = (source.train, source.validation)
     rows = Rows(source.schema, *(torch.cat([getattr(p, what) for p in parts]) for what in ("values", "observed")))
@@ -119,9 +121,9 @@ def pack(directory: Path) -> None:
     print(f"{PIECE}: {PIECE.stat().st_size / 2**20:.1f} MB, after {header['run']['minutes']:.1f} minutes")
 
 
-def unpack(directory: Path) -> None:
-    """Let a directory without checkpoints go on from the packed one, if there is one."""
-    if newest(directory) is None and PIECE.exists():
+def unpack(directory: Path, minutes: float = math.inf) -> None:
+    """Let a directory without checkpoints go on from the packed one, if there is one of fewer minutes."""
+    if newest(directory) is None and PIECE.exists() and read_header(PIECE)["run"]["minutes"] < minutes:
         tensors, header = read_tensors(PIECE)
         tensors = {name: t.float() if t.dtype == torch.bfloat16 else t for name, t in tensors.items()}
         for name in tensors:
@@ -163,20 +165,20 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
     if preset == "paper":
         config, shape = paper_training(**training), paper_config()
     else:
-        unpack(directory)
-        path = newest(directory)
         config = TrainConfig(**{**SHIPPED_TRAINING, **training})
+        unpack(directory, config.minutes or math.inf)
+        path = newest(directory)
         shape = ModelConfig() if path is None else from_json(ModelConfig, read_header(path)["config"])
     rows, held_out = paper_split()
     model = new_model(rows.schema, dataclasses.replace(shape, **network), config.seed)
     shown = sys.stderr.isatty()
     history = fit(model, rows, config, validation=held_out, directory=directory, resume=True, progress=shown)
-    last = history.points[-1] if history.points else None
+    last, best = (history.points[-1], history.best) if history.points else (None, None)
     print(history.stopped, last)
-    if history.stopped != "interrupted" and last is not None:
+    if history.stopped != "interrupted" and last is not None and best is not None:
         notes = {"source": "mnist-binarized, train and valid", "training": dataclasses.asdict(config)}
         notes |= {"minutes": last.minutes, "steps": last.step, "rows_seen": last.rows_seen, "machine": circumstances()}
-        save(output, model, {**notes, "validation_nll": last.validation_nll})
+        save(output, model, {**notes, "validation_nll": best.validation_nll})
 
 
 def ship(directory: Path, folder: Path = WEIGHTS) -> None:

@@ -47,6 +47,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds uci_binary/")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training at most, per model")
     parser.add_argument("--only", nargs="*", choices=SETS, default=SETS)
+    models = list(dict.fromkeys(model for model, _, _ in ROWS))
+    parser.add_argument("--models", nargs="*", choices=models, default=models, metavar="NAME")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS / "published")
     chosen = parser.parse_args(words)
@@ -55,7 +57,7 @@ def main(words: list[str] | None = None) -> None:
     chosen.output.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         source = load_source(str(chosen.data / "uci_binary" / f"{name}.npz"))
-        for model in dict.fromkeys(model for model, _, _ in ROWS):
+        for model in chosen.models:
             path = chosen.output / f"{name} {model}.json"
             limits = (chosen.minutes, 10**9, ORDERS.get(model, 16))
             if compare.counted(path, compare.wanted(source, *limits)) is None:

@@ -198,10 +198,14 @@ class TrainConfig:
 
 
 def paper_training(epochs: float | None = 50, **changes: Any) -> TrainConfig:
-    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after five epochs of plateau."""
+    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after five epochs of plateau.
+
+    Plateaus are counted in validations, of which there are twenty in a run: two are five epochs of fifty.
+    """
     paper: dict[str, Any] = {
         **{"epochs": epochs, "recipe": "adam", "lr": 1e-6, "betas": (0.9, 0.999), "rows_per_step": 1},
-        **{"curriculum": ((1.0, 1.0),), "warmup_steps": 0, "clip": float("inf"), "precision": "float32"},
+        **{"curriculum": ((1.0, 1.0),), "warmup_steps": 0, "clip": float("inf")},
+        **{"precision": "float32", "plateau_patience": 2},
     }
     return TrainConfig(**{**paper, **changes})
 

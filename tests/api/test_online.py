@@ -1,5 +1,6 @@
 import math
 import random
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -80,3 +81,11 @@ def test_unknown_keys_may_hold_anything(stream: DEformerStream) -> None:
     before = stream.n_seen
     stream.learn_one({**rows(1)[0], "tags": ["a", "b"]})
     assert stream.n_seen == before + 1
+
+
+def test_what_no_column_could_hold_is_refused_before_there_are_columns() -> None:
+    stream = DEformerStream(warm_up=3, training=QUICK)
+    for value in (math.inf, Decimal("Infinity"), Decimal("sNaN"), [1]):
+        with pytest.raises(InputError, match="no value that a column could hold"):
+            stream.learn_one({"x": value})
+    assert stream.n_seen == 0

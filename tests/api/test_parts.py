@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 from tests.models import mixed
 
 from deformer.api import parts, tables
-from deformer.errors import InputError
+from deformer.api.pretrained import shipped_path
+from deformer.errors import CheckpointError, InputError
 
 
 @pytest.fixture
@@ -36,6 +38,28 @@ def test_parts_are_done_once(job: parts.Job, tmp_path: Path, capsys: pytest.Capt
     assert "3 of 4 parts" in capsys.readouterr().err
     assert (tmp_path / "out" / "2.parquet").stat().st_mtime_ns == changed
     pd.testing.assert_frame_equal(read(tmp_path / "out"), filled)
+
+
+def test_a_part_that_changed_is_done_again(job: parts.Job, tmp_path: Path) -> None:
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    mixed(10).reset_index(drop=True).to_parquet(tmp_path / "in" / "1.parquet")
+    mixed(0).to_parquet(tmp_path / "in" / "nothing.parquet")
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 100
+
+
+def test_results_of_another_folder_are_left_alone(job: parts.Job, tmp_path: Path) -> None:
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in").rename(tmp_path / "february")
+    with pytest.raises(InputError, match="another folder"):
+        parts.run(job, tmp_path / "february", tmp_path / "out")
+
+
+def test_a_model_that_does_not_fit_leaves_nothing_behind(job: parts.Job, tmp_path: Path) -> None:
+    for name in (str(shipped_path("mnist-binarized")), "missing.deformer"):
+        with pytest.raises(CheckpointError):
+            parts.run(dataclasses.replace(job, model=name), tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_make_no_sense_are_refused(job: parts.Job, tmp_path: Path) -> None:

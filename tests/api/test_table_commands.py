@@ -10,6 +10,7 @@ from deformer.api import table_commands, tables
 from deformer.api.tables import TableModel, load_table
 from deformer.data.chunks import read_all, read_chunks
 from deformer.errors import InputError
+from deformer.train.history import History
 
 TINY = {"minutes": None, "epochs": None, "steps": 3, "seed": 0, "device": "cpu"}
 
@@ -65,10 +66,12 @@ def test_several_draws_are_numbered(table: TableModel, folder: Path, tmp_path: P
 def test_samples_explanations_and_conditionals(
     table: TableModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table_commands.sample(table, 7, None, tmp_path / "s.parquet", 0)
+    table_commands.sample(table, 7, None, tmp_path / "s.parquet", 0, 1.0)
     assert read_all(tmp_path / "s.parquet").shape == (7, 5)
+    table_commands.sample(table, 7, None, tmp_path / "cold.parquet", 0, 0.1)
+    assert (tmp_path / "cold.parquet").read_bytes() != (tmp_path / "s.parquet").read_bytes()
     pd.DataFrame({"kind": ["big"]}).to_csv(tmp_path / "given.csv", index=False)
-    table_commands.sample(table, 3, tmp_path / "given.csv", None, 0)
+    table_commands.sample(table, 3, tmp_path / "given.csv", None, 0, 1.0)
     assert [line["kind"] for line in csv.DictReader(capsys.readouterr().out.splitlines())] == ["big"] * 3
     table_commands.explanations(table, folder / "t.csv", tmp_path / "e.csv", 2)
     explained = pd.read_csv(tmp_path / "e.csv")
@@ -124,3 +127,13 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, says: str) -> None
         read_all(tmp_path / name)
     with pytest.raises(InputError, match="does not exist"):
         read_all(tmp_path / "missing.csv")
+
+
+def test_a_fit_that_ends_before_it_was_validated_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = tables.learn
+    monkeypatch.setattr(tables, "learn", lambda *a, **k: (learn(*a, **k)[0], History((), "interrupted")))
+    chosen = {"validation": None, "labels": [], "numbers": []}
+    assert table_commands.fit(folder / "t.csv", tmp_path / "m.deformer", **chosen, **TINY) == "interrupted"
+    assert load_table(tmp_path / "m.deformer").codec.names

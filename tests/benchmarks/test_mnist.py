@@ -28,7 +28,7 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
     rows = stripes(300, 4)
     toy = Source("mnist-binarized", rows[:200], rows[200:250], rows[250:], (4, 4))
     for module in (mnist, paper):
-        monkeypatch.setattr(module, "load_source", lambda _: toy)
+        monkeypatch.setattr(module, "load_source", lambda *_: toy)
     return toy
 
 
@@ -61,6 +61,8 @@ def test_training_goes_on_from_a_packed_piece(source: Source, tmp_path: Path) ->
     mnist.train("shipped", tmp_path / "b", tmp_path / "half.safetensors", changes)
     mnist.pack(tmp_path / "b")
     assert (tmp_path / "piece.safetensors").stat().st_size < (newest(tmp_path / "b") or tmp_path).stat().st_size
+    mnist.unpack(tmp_path / "c", minutes=1e-9)
+    assert newest(tmp_path / "c") is None  # a run that is to be shorter begins anew
     mnist.unpack(tmp_path / "c")
     (there, _), (here, _) = (read_tensors(newest(tmp_path / name) or tmp_path) for name in ("b", "c"))
     for name, t in here.items():

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from deformer.data.chunks import read_all, read_chunks
+from deformer.errors import InputError
 
 
 def test_days_and_moments_are_known_by_their_spelling(tmp_path: Path) -> None:
@@ -30,3 +32,12 @@ def test_moments_across_a_change_of_the_clocks(tmp_path: Path) -> None:
 def test_labels_keep_their_zeros(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("zip,x\n01234,1\n1234,2\n")
     assert read_all(tmp_path / "people.csv", ["zip"])["zip"].tolist() == ["01234", "1234"]
+
+
+def test_lines_longer_than_the_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text('"a","b"\n"1",0.5,"x"\n"2",0.5,"y"\n')  # names of rows, as R writes them
+    with pytest.raises(InputError, match="3 cells in its second line, but 2 in its first"):
+        read_all(path)
+    path.write_text("a,b\n1,2,\n3,4,\n")
+    assert read_all(path)["b"].tolist() == [2, 4]

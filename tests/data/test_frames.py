@@ -327,3 +327,9 @@ def test_what_only_looks_like_a_frame_is_refused() -> None:
 def test_a_boolean_column_without_values_counts_nothing() -> None:
     codec = make_codec(pd.DataFrame({"flag": pd.array([None] * 40, dtype="boolean")}))
     assert codec.units["flag"] == np.dtype(object)
+
+
+def test_times_are_no_numbers() -> None:
+    codec = make_codec(pd.DataFrame({"x": RANDOM.normal(size=N)}))
+    with pytest.raises(InputError, match="held numbers in fit; now it holds times"):
+        codec.encode(pd.DataFrame({"x": [pd.Timestamp("1970-01-02")]}))

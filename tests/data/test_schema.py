@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.models import SCHEMAS
@@ -38,6 +39,8 @@ def test_schemas_travel_as_json(schema: Schema) -> None:
         (lambda: Continuous(0.0, 0.0), "positive finite scale"),
         (lambda: Continuous(math.nan), "finite loc"),
         (lambda: Feature("a", Binary(), learned=False), "no identity"),
+        (lambda: Feature("a", Binary(), (0.0, math.nan)), "finite coordinates"),
+        (lambda: Feature("a", Binary(), ()), "finite coordinates"),
         (lambda: Schema((Feature("a", Binary(), (0.0,)), Feature("b", Binary(), (0.0, 1.0)))), "same number"),
         (lambda: Schema.from_json("[{}]"), "not a schema"),
         (lambda: Schema.from_json("nonsense"), "not a schema"),
@@ -124,3 +127,17 @@ def test_incomplete_orders_are_refused_where_all_features_are_needed() -> None:
     assert check_orders(torch.tensor([1, 0]), 3, 2, complete=True).shape == (3, 2)
     with pytest.raises(InputError, match="names 1 of 2"):
         check_orders(torch.tensor([1]), 3, 2, complete=True)
+
+
+def test_rows_can_be_hidden_once_more_and_take_any_whole_numbers() -> None:
+    schema = table_schema([Ordinal(70_000)] * 2)
+    rows = as_rows(np.array([[1, 69_999]], dtype=np.uint32), schema)
+    assert as_rows(rows, schema, observed=[[True, False]]).observed.tolist() == [[True, False]]
+    assert as_rows(np.array([[1, 65_535]], dtype=np.uint16), schema).values.tolist() == [[1, 65_535]]
+
+
+def test_the_row_at_fault_is_named_in_a_long_table() -> None:
+    values = np.zeros((40_000, 1))
+    values[39_999] = 2
+    with pytest.raises(InputError, match="holds 2 in row 39999"):
+        as_rows(values, table_schema([Binary()]))

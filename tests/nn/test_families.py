@@ -106,3 +106,11 @@ def test_marginals_of_more_numbers_than_quantiles_take() -> None:
     x = torch.linspace(-1, 1, 2**24 + 10)
     means = Mixture(4).marginal(x)[4:8]
     torch.testing.assert_close(means, torch.tensor([-0.75, -0.25, 0.25, 0.75]), rtol=0, atol=1e-3)
+
+
+def test_no_log_probability_is_rounded_in_training() -> None:
+    family = Labels(256, ordered=True)
+    params = 10 * params_of(family).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = family.log_probs(params)
+    torch.testing.assert_close(rounded, family.log_probs(params))

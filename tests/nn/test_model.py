@@ -4,7 +4,7 @@ from tests.models import CONFIGS, SCHEMAS, order_of, random_rows, small_model, w
 
 from deformer.config import ModelConfig, paper_config
 from deformer.data.orders import permute
-from deformer.data.schema import Binary, Categorical, image_schema
+from deformer.data.schema import Binary, Categorical, Continuous, Feature, Schema, image_schema
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer, new_model
 
@@ -185,3 +185,20 @@ def test_dropout_changes_a_pass_and_still_lets_nothing_flow_back(config: str) ->
 
     assert not torch.equal(scores(x), scores(x, drop=False))
     assert torch.equal(scores(x)[:, :-1], scores(changed)[:, :-1])
+
+
+def test_places_far_from_zero_are_told_apart() -> None:
+    at = [1.7e9 + 60 * i for i in range(4)]
+    schema = Schema(tuple(Feature(f"f{i}", Binary(), (t,)) for i, t in enumerate(at)))
+    rotary = new_model(schema).rotary
+    assert rotary is not None
+    assert (rotary.turns[1:4] - rotary.turns[:3]).abs().amax((1, 2)).min() > 1e-3
+
+
+def test_the_papers_tokens_see_numbers_in_units_of_their_spread() -> None:
+    place = ((0.0, 0.0), (0.0, 1.0))
+    schemas = [Schema(tuple(Feature(f"f{i}", Continuous(loc, 1.0), place[i]) for i in range(2))) for loc in (0.0, 1e6)]
+    config = ModelConfig(d_model=16, n_layers=1, n_heads=2, tokens="mlp", rotary_base=None, mlp_widths=(8,))
+    near, far = (new_model(schema, config).tokens for schema in schemas)
+    at = torch.tensor([[0]])
+    torch.testing.assert_close(far.u(at, torch.tensor([[1e6 + 2.0]]).double()), near.u(at, torch.tensor([[2.0]])))

@@ -62,3 +62,9 @@ def test_only_neighbours_that_were_observed_are_told() -> None:
         network.start(1), torch.tensor([[0, 5]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[False, False]])
     )
     assert torch.equal(network(middle, absent, now), network(middle, network.start(1), torch.tensor([0])))
+
+
+def test_places_between_those_of_others_have_no_neighbours() -> None:
+    places = [(0.0, 0.5), (11.0, 0.0), (10.0, 0.0)]
+    schema = Schema(tuple(Feature(f"f{i}", Binary(), place) for i, place in enumerate(places)))
+    assert columns_around(schema, 5).tolist() == [[3, 3], [2, 3], [3, 1]]

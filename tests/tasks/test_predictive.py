@@ -5,12 +5,12 @@ import pytest
 import torch
 from tests.models import CONFIGS
 
-from deformer.data.columns import Column, Labels, Levels, Numbers
-from deformer.data.schema import Feature, Schema
+from deformer.data.columns import Column, Labels, Levels, Numbers, Plain
+from deformer.data.schema import Categorical, Feature, Schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
 from deformer.nn.model import new_model
-from deformer.tasks.predictive import Predictive
+from deformer.tasks.predictive import Predictive, ask_together
 
 COLUMNS: dict[str, Column] = {
     "levels": Levels((-1.0, 0.0, 4.0), 999),
@@ -112,3 +112,10 @@ def test_labels_have_no_order_and_numbers_no_probabilities() -> None:
             getattr(predictive("labels"), ask)()
     with pytest.raises(InputError, match="ask for quantiles"):
         predictive("numbers").probabilities()
+
+
+def test_alike_columns_of_different_heads_are_asked_one_by_one() -> None:
+    placed, own = Feature("placed", Categorical(3), (0.0, 0.0)), Feature("own", Categorical(3))
+    model = new_model(Schema((placed, own))).eval()
+    answers = ask_together(model.start(), [Plain(Categorical(3))] * 2, [0, 1], lambda p: p.probabilities())
+    np.testing.assert_allclose(np.stack(answers), 1 / 3)

@@ -6,9 +6,10 @@ import torch
 from tests.models import CONFIGS, random_rows, small_model, worlds
 
 from deformer.data.orders import permute, random_orders
+from deformer.data.schema import Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
-from deformer.nn.model import DEformer
+from deformer.nn.model import DEformer, new_model
 from deformer.tasks.density import log_prob
 from deformer.tasks.imputation import impute
 from deformer.tasks.sampling import sample
@@ -105,3 +106,20 @@ def test_bad_questions(call: Any, text: str) -> None:
     with pytest.raises((InputError, TypeError), match=text) as error:
         call(model, random_rows(model.schema, 3))
     assert "\n" not in str(error.value) or error.type is not InputError
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    model = new_model(table_schema([Continuous(1e9, 1.0), Continuous()])).eval()
+    drawn = sample(model, 20, generator=generator(0))
+    assert len(drawn[:, 0].unique()) == 20
+    row = torch.tensor([[1e9 + 1.25, math.nan]], dtype=torch.float64)
+    for strategy in ("draw", "mean", "mode"):
+        assert impute(model, row, strategy=strategy, generator=generator(0))[0, 0, 0] == row[0, 0]
+
+
+def test_conditionals_of_nothing_are_empty() -> None:
+    model = small_model()
+    nothing = torch.empty(1, 0, dtype=torch.long)
+    state = model.start().observe(nothing, nothing.double())
+    assert state.predict(nothing).mean().shape == (1, 0)
+    assert log_prob(model, worlds(model.schema)[:2], orders=nothing[0]).tolist() == [0.0, 0.0]

@@ -104,11 +104,36 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(tmp_path: Path) -> Non
 
 def test_a_signal_saves_and_leaves(tmp_path: Path) -> None:
     model, rows, before = new_model(), stripes(), signal.getsignal(signal.SIGTERM)
-    model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    first = iter([signal.SIGTERM])
+    model.register_forward_pre_hook(lambda *_: [os.kill(os.getpid(), kind) for kind in first] and None)
     history = fit(model, rows, STEPS, directory=tmp_path)
     assert history.stopped == "interrupted"
     assert newest(tmp_path) is not None
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    model = new_model()
+    twice = iter([signal.SIGINT, signal.SIGINT])
+    model.register_forward_pre_hook(lambda *_: [os.kill(os.getpid(), kind) for kind in twice] and None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, stripes(), STEPS)
+
+
+def test_a_directory_in_use_is_not_taken_for_another_run(tmp_path: Path) -> None:
+    fit(new_model(), stripes(), STEPS, directory=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    with pytest.raises(InputError, match="holds the checkpoints of a run"):
+        fit(new_model(), stripes(), STEPS, directory=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
+
+
+def test_the_clock_decides_when_to_validate_though_steps_are_limited() -> None:
+    config = dataclasses.replace(STEPS, steps=10**6, minutes=0.05, validate_every=None)
+    rows = stripes()
+    history = fit(new_model(), rows[:150], config, validation=rows[150:])
+    assert len(history.points) > 1
+    assert history.best is min(history.points, key=lambda p: p.validation_nll or 0.0)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> None:

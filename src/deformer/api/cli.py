@@ -19,7 +19,7 @@ app = typer.Typer(
 
 
 class Device(str, Enum):
-    auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
+    auto, cpu, cuda = "auto", "cpu", "cuda"
 
 
 class Strategy(str, Enum):
@@ -152,7 +152,7 @@ def score(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Give the log-likelihood of each row in nats; higher is more normal."""
+    """Give the log-likelihood of each row in nats; higher is more normal. A table model has orders of its own seed."""
     from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
@@ -187,7 +187,7 @@ def sample(
     from deformer.tasks.sampling import sample as draw
 
     if opened := table_commands.open_if_table(model, device.value):
-        return table_commands.sample(opened, n, None if given is None else Path(given), output, seed)
+        return table_commands.sample(opened, n, None if given is None else Path(given), output, seed, temperature)
     files.check_output(output, [".csv", ".npz", ".png"])
     network = files.open_model(model, device.value)
     evidence = None if given is None else files.read_rows(network, given, None)

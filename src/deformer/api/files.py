@@ -10,7 +10,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deformer.api.pretrained import SHIPPED, shipped_path
@@ -20,21 +19,7 @@ from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.train.checkpoint import load, read_header, write_bytes
-from deformer.train.process import keep_memory
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn "auto" into the best device there is.
-
-    Raises:
-        InputError: An unknown device, or one that this machine does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "cpu": True}  # MPS knows no float64, which units of data need
-    if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
-    if not available.get(name, False):
-        raise InputError(f"Device {name!r} is not available; choose auto{''.join(f', {k}' for k in available)}.")
-    return torch.device(name)
+from deformer.train.process import choose_device, keep_memory
 
 
 def model_path(name: str) -> Path:

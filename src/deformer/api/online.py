@@ -1,6 +1,7 @@
 """Online learning in the manner of River: rows as dictionaries, learned and scored one by one."""
 
 import copy
+import decimal
 import math
 import numbers
 from collections import deque
@@ -134,8 +135,8 @@ def _require_values(row: Row) -> None:
     """
     for name, value in row.items():
         try:
-            infinite = isinstance(value, numbers.Real) and math.isinf(value)
-        except OverflowError:
+            infinite = isinstance(value, numbers.Real | decimal.Decimal) and math.isinf(value)
+        except (OverflowError, ValueError):
             infinite = True
         if infinite or not isinstance(value, Hashable):
             raise InputError(f"{name!r}: {value!r} is no value that a column could hold.")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from deformer.api import table_commands
 from deformer.api.files import make_folder
 from deformer.api.tables import TableModel
+from deformer.data.chunks import has_rows
 from deformer.errors import InputError
 from deformer.train.checkpoint import write_bytes
 
@@ -21,6 +22,11 @@ class Part:
 
     path: Path
     output: Path
+
+    @property
+    def done(self) -> bool:
+        """Say whether there is a result, of the file as it is now."""
+        return self.output.exists() and self.output.stat().st_mtime_ns >= self.path.stat().st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,10 @@ class Worker:
 
 
 def find_parts(folder: Path, output: Path) -> list[Part]:
-    """List the parts of a table; each result has the name of its part."""
-    paths = sorted(folder.glob("*.parquet"))
+    """List the parts of a table that hold rows; each result has the name of its part."""
+    paths = [path for path in sorted(folder.glob("*.parquet")) if has_rows(path)]
     if not paths:
-        raise InputError(f"{folder} holds no Parquet files.")
+        raise InputError(f"{folder} holds no Parquet files with rows.")
     return [Part(path, output / path.name) for path in paths]
 
 
@@ -77,36 +83,37 @@ def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_wo
     """Do a job to all parts that have no result yet.
 
     Raises:
-        InputError: No parts, no folder for results, or an unknown engine.
+        InputError: No parts, no folder for results, an unknown engine, or a model that is none of a table.
     """
     if output is None or output.resolve() == folder.resolve():
         raise InputError("Results of a folder need a folder of their own: give --output.")
     if engine not in ("local", "ray"):
         raise InputError(f"engine must be local or ray, not {engine!r}.")
-    parts = find_parts(folder, output)
+    parts, table = find_parts(folder, output), job.open()
     make_folder(output)
-    _note(job, output / ".job.json")
-    left = [part for part in parts if not part.output.exists()]
+    _note(job, folder, output / ".job.json")
+    left = [part for part in parts if not part.done]
     if len(left) < len(parts):
         print(f"{len(parts) - len(left)} of {len(parts)} parts were there already.", file=sys.stderr)
     if left and engine == "ray":
         with_ray(job, left, n_workers)
-    elif left:
-        table = job.open()
+    else:
         for part in left:
             job.do(table, part)
 
 
-def _note(job: Job, path: Path) -> None:
+def _note(job: Job, folder: Path, path: Path) -> None:
     """Keep what the results in a folder are of, so that no other job adds to them.
 
     Raises:
         InputError: Another job's results are there.
     """
     digest = hashlib.sha256(Path(job.model).read_bytes()).hexdigest()
-    written = json.dumps({**asdict(job), "device": None, "model": digest})
+    written = json.dumps({**asdict(job), "device": None, "model": digest, "folder": str(folder.resolve())})
     if path.exists() and path.read_text() != written:
-        raise InputError(f"{path.parent} holds results of another model, or of other options: {path.read_text()}")
+        raise InputError(
+            f"{path.parent} holds results of another model, of another folder, or of other options: {path.read_text()}"
+        )
     write_bytes(path, written.encode())
 
 

@@ -6,18 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from deformer.api import tables
 from deformer.api.explanations import explain
-from deformer.api.files import check_output, choose_device, is_table
+from deformer.api.files import check_output, is_table
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, read_all, read_chunks
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
-from deformer.train.process import keep_memory
+from deformer.train.process import choose_device, keep_memory
 
 ROWS_PER_CHUNK = 20_000
 WRITTEN = (".csv", ".parquet")
@@ -44,12 +43,12 @@ def fit(
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
     table, history = tables.learn(frame, held_out, kinds=kinds, **limits, seed=seed, device=device, progress=shown)
-    last = history.points[-1]
-    save_table(output, table, {"source": path.name, "stopped": history.stopped, **dataclasses.asdict(last)})
+    best = history.best
+    notes = {} if best is None else dataclasses.asdict(best)
+    save_table(output, table, {"source": path.name, "stopped": history.stopped, **notes})
     print(table.codec.describe().to_string())
-    scores = [p.validation_nll for p in history.points if p.validation_nll is not None]
-    if scores:
-        print(f"validation NLL of codes {min(scores):.3f} nats a row, after {last.minutes:.1f} minutes")
+    if best is not None and best.validation_nll is not None:
+        print(f"validation NLL of codes {best.validation_nll:.3f} nats a row, after {best.minutes:.1f} minutes")
     return history.stopped
 
 
@@ -69,10 +68,10 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
     """Write the log-likelihood of every row of a file in nats; higher is more normal."""
 
     def scores(chunk: pd.DataFrame, _: int) -> pd.DataFrame:
-        per_order = tables.terms(table, chunk, n_orders)[0].sum(-1)
-        ensemble = np.logaddexp.reduce(per_order, 0) - np.log(n_orders)
-        columns = {"mean_over_orders": per_order.mean(0), "ensemble_over_orders": ensemble}
-        return pd.DataFrame({**columns, "order_spread": per_order.std(0)}).round(6)
+        per_order = tables.per_order(table, chunk, n_orders)
+        mean, ensemble = (tables.combined(per_order, how) for how in ("mean", "ensemble"))
+        columns = {"mean_over_orders": mean, "ensemble_over_orders": ensemble, "order_spread": per_order.std(0)}
+        return pd.DataFrame(columns).round(6)
 
     through(table, path, output, scores)
 
@@ -82,7 +81,7 @@ def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, s
     frame = read_all(path, table.codec.text_labels)
     if n_rows is not None and n_rows < len(frame):
         frame = frame.sample(n_rows, random_state=seed % 2**32)
-    return NLL(-torch.from_numpy(tables.terms(table, frame, n_orders)[0].sum(-1)))
+    return NLL(-torch.from_numpy(tables.per_order(table, frame, n_orders)))
 
 
 def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_imputations: int, seed: int) -> None:
@@ -100,12 +99,12 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
     through(table, path, output, filled)
 
 
-def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int) -> None:
+def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int, temperature: float) -> None:
     """Write rows that the model draws."""
     check_output(output, WRITTEN)
     evidence = None if given is None else read_all(given, table.codec.text_labels)
     with ChunkWriter(output) as writer:
-        writer.write(tables.draw_rows(table, n, evidence, seed))
+        writer.write(tables.draw_rows(table, n, evidence, seed, temperature))
 
 
 def explanations(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:

@@ -185,6 +185,15 @@ def _by_order(
         yield terms.double() + log_base * scored
 
 
+def per_order(
+    table: TableModel, values: Any, n_orders: int = 1, targets: Names | None = None, given: Names = ()
+) -> Floats:
+    """Give ln p(row), or of some columns, or of some given others, under every order: (orders, rows) in nats."""
+    rows, log_base = table.codec.encode(values)
+    sums = [terms.sum(-1) for terms in _by_order(table, rows, log_base, n_orders, targets, given)]
+    return torch.stack(sums).numpy()
+
+
 def log_prob(
     table: TableModel,
     values: Any,
@@ -194,27 +203,28 @@ def log_prob(
     given: Names = (),
 ) -> Floats:
     """Give ln p(row), or of some columns, or of some given others, in nats; higher is more normal."""
-    rows, log_base = table.codec.encode(values)
-    per_order = [terms.sum(-1) for terms in _by_order(table, rows, log_base, n_orders, targets, given)]
-    return combined(torch.stack(per_order).numpy(), combine)
+    return combined(per_order(table, values, n_orders, targets, given), combine)
 
 
-def combined(per_order: Floats, combine: Combine) -> Floats:
+def combined(scores: Floats, combine: Combine) -> Floats:
     """Combine what several orders say, (orders, rows) in nats: by the mean of probabilities, or of their logarithms."""
     if combine not in ("ensemble", "mean"):
         raise InputError(f"combine must be 'ensemble' or 'mean', not {combine!r}.")
-    averaged: Floats = per_order.mean(0)
-    together: Floats = np.logaddexp.reduce(per_order, 0) - np.log(len(per_order))
+    averaged: Floats = scores.mean(0)
+    together: Floats = np.logaddexp.reduce(scores, 0) - np.log(len(scores))
     return averaged if combine == "mean" else together
 
 
-def draw_rows(table: TableModel, n: int, given: Any = None, seed: int | None = None) -> pd.DataFrame:
+def draw_rows(
+    table: TableModel, n: int, given: Any = None, seed: int | None = None, temperature: float = 1.0
+) -> pd.DataFrame:
     """Draw rows, keeping the evidence of one given row, or of n rows."""
     seed = table.seed if seed is None else seed
     evidence = None if given is None else table.codec.encode(given)[0]
     draws = generator(seed, "sample")
     orders = _orders(table, torch.zeros(n, len(table.codec.names), dtype=torch.bool), draws)
-    codes = sample(table.model, n, given=evidence, orders=orders, generator=draws).double().numpy()
+    choices: dict[str, Any] = {"given": evidence, "orders": orders, "temperature": temperature}
+    codes = sample(table.model, n, generator=draws, **choices).double().numpy()
     drawn = table.codec.decode(codes, draw=np.random.default_rng(seed).random)
     if given is None:
         return drawn

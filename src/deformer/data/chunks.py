@@ -24,12 +24,13 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
     """Read a table, at most n_rows at a time.
 
     Text may be separated by commas, semicolons or tabs, and has names in its first line unless a number stands there.
+    Cells that a line lacks at its end are missing.
 
     Args:
         labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
 
     Raises:
-        InputError: The file is missing, unreadable, ragged, empty or of an unknown kind.
+        InputError: The file is missing, unreadable, empty, of an unknown kind, or has lines longer than its first.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
@@ -86,10 +87,12 @@ def _text_file(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.
 
 def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read text as `read_chunks` does, from an open file that can be rewound."""
-    line = file.readline().decode("utf-8-sig").rstrip("\r\n")
+    lines = [file.readline().decode("utf-8-sig").rstrip("\r\n") for _ in range(2)]
     file.seek(0)
-    separator = max(",;\t", key=line.count)
-    first = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    separator = max(",;\t", key=lines[0].count)
+    first, second = (next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in lines)
+    if any(second[len(first) :]):  # pandas would drop what has no name
+        raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     headed = bool(first) and not any(_is_number(cell) for cell in first)
     names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
@@ -106,13 +109,29 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _parquet(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+def _open_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError("Parquet needs pyarrow: pip install 'deformer[parquet]'.") from error
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(min(n_rows, 2**31 - 1)):
+    return pyarrow.parquet.ParquetFile(path)
+
+
+def _parquet(path: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+    for batch in _open_parquet(path).iter_batches(min(n_rows, 2**31 - 1)):
         yield from_arrow(batch)
+
+
+def has_rows(path: Path) -> bool:
+    """Say whether a Parquet file holds any.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return bool(_open_parquet(path).metadata.num_rows)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
 
 
 class ChunkWriter:

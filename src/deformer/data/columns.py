@@ -183,7 +183,8 @@ class Plain:
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         codes = values.astype(np.float64)
         known = codes[~np.isnan(codes)]
-        fits = np.isfinite(known) if self.levels is None else np.isin(known, self.levels)
+        n = getattr(self.domain, "n_labels", None)
+        fits = np.isfinite(known) if n is None else (known >= 0) & (known < n) & (known == np.floor(known))
         if not fits.all():
             raise InputError(f"{known[~fits][0]!r} is no value of {self.domain}.")
         return codes, np.zeros(len(codes))

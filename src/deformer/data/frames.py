@@ -97,20 +97,20 @@ class Codec:
         frame = self.frame_of(table)
         if not len(frame):
             raise InputError("The table holds no rows.")
-        nothing = np.full(len(frame), np.nan)
-        pairs = [
-            self.encode_column(at, frame[name]) if name in frame else (nothing, nothing)
-            for at, name in enumerate(self.names)
-        ]
-        codes, log_base = (torch.from_numpy(np.stack(part, 1)) for part in zip(*pairs, strict=True))
-        rows = as_rows(codes, self.schema)
-        return rows, log_base.masked_fill(~rows.observed, 0)
+        codes, log_base = np.full((len(frame), len(self.names)), np.nan), np.zeros((len(frame), len(self.names)))
+        for at, name in enumerate(self.names):
+            if name in frame:
+                codes[:, at], of_codes = self.encode_column(at, frame[name])
+                log_base[:, at] = np.where(np.isnan(codes[:, at]), 0, of_codes)
+        return as_rows(torch.from_numpy(codes), self.schema), torch.from_numpy(log_base)
 
     def encode_column(self, at: int, series: "pd.Series[Any]") -> tuple[Codes, Codes]:
         """Give codes of a column's values, NaN where missing, and ln p(value | code) in nats."""
         series = as_times(series, self.dtypes[at])
         if isinstance(self.columns[at], Labels):
             return self._encode_labels(at, _objects(series))
+        if is_time(series.dtype) and not is_time(self.dtypes[at]):
+            raise InputError(f"Column {series.name!r} held numbers in fit; now it holds times ({series.dtype}).")
         return self.columns[at].encode(_numbers(series))
 
     def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:

@@ -1,6 +1,7 @@
 """Features: a name, an identity and a domain of values."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,12 +53,15 @@ class Continuous:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("loc", "scale"):  # NumPy's numbers cannot be written as JSON
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not (self.scale > 0 and abs(self.loc) < float("inf") and self.scale < float("inf")):
             raise InputError(
                 f"Continuous needs a finite loc and a positive finite scale, not {self.loc}, {self.scale}."
             )
 
 
+ROWS_AT_ONCE = 1 << 14  # that are checked; what is computed of a large table should not be as large
 Domain = Binary | Categorical | Ordinal | Continuous
 DOMAINS: dict[str, type[Domain]] = {d.__name__.lower(): d for d in (Binary, Categorical, Ordinal, Continuous)}
 
@@ -84,6 +88,10 @@ class Feature:
     learned: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.coordinates is not None:
+            object.__setattr__(self, "coordinates", tuple(map(float, self.coordinates)))
+            if not self.coordinates or not all(map(math.isfinite, self.coordinates)):
+                raise InputError(f"Feature {self.name!r} needs finite coordinates, not {self.coordinates}.")
         if self.learned is None:
             object.__setattr__(self, "learned", self.coordinates is None)
         if not self.learned and self.coordinates is None:
@@ -147,20 +155,18 @@ class Schema:
         """
         if values.shape[-1] != len(self):
             raise InputError(f"Rows have {values.shape[-1]} columns; the schema has {len(self)} features.")
-        for wrong, expected in self._violations(values):
-            bad = (wrong & observed).nonzero()
+        n_labels = torch.tensor([getattr(f.domain, "n_labels", 0) for f in self.features], device=values.device)
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            some, known = (t[start : start + ROWS_AT_ONCE] for t in (values, observed))
+            fits = torch.isfinite(some)
+            fits &= (n_labels == 0) | ((some >= 0) & (some < n_labels) & (some == some.floor()))
+            bad = (~fits & known).nonzero()
             if len(bad):
                 row, column = bad[0].tolist()
                 raise InputError(
-                    f"Feature {self.names[column]!r} holds {values[row, column].item():g} in row {row}; "
-                    f"expected {expected[column]} (a missing value is NaN in a table)."
+                    f"Feature {self.names[column]!r} holds {some[row, column].item():g} in row {start + row}; "
+                    f"expected {_expected(self.features[column].domain)} (a missing value is NaN in a table)."
                 )
-
-    def _violations(self, values: Tensor) -> Iterable[tuple[Tensor, list[str]]]:
-        expected = [_expected(f.domain) for f in self.features]
-        yield ~torch.isfinite(values), expected
-        n_labels = torch.tensor([getattr(f.domain, "n_labels", 0) for f in self.features], device=values.device)
-        yield (n_labels > 0) & ((values < 0) | (values >= n_labels) | (values != values.floor())), expected
 
     def to_json(self) -> str:
         """Write the schema as JSON, without loss."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from deformer.data.schema import Schema
 from deformer.errors import InputError
 
+WORKABLE = {torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64}  # what PyTorch computes with
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -62,7 +64,10 @@ def as_rows(values: Any, schema: Schema, *, observed: Any = None) -> Rows:
     if isinstance(values, Rows):
         if values.schema != schema:
             raise InputError("These rows follow another schema than the model's.")
-        return values
+        if observed is None:
+            return values
+        seen = values.observed & _as_mask(observed, values.values)
+        return Rows(schema, values.values.masked_fill(~seen, 0), seen)
     tensor = _as_tensor(values)
     if tensor.ndim != 2 or tensor.shape[1] != len(schema):
         raise InputError(f"Expected rows of {len(schema)} columns; the table has shape {tuple(tensor.shape)}.")
@@ -83,7 +88,7 @@ def _as_tensor(values: Any) -> Tensor:
         raise InputError(f"Expected a table of numbers: {error}") from error
     if tensor.is_complex():
         raise InputError("Expected real numbers; the table holds complex ones.")
-    return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
+    return tensor.to(WORKABLE.get(tensor.dtype, tensor.dtype))
 
 
 def _as_mask(observed: Any, tensor: Tensor) -> Tensor:

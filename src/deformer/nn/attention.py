@@ -104,7 +104,8 @@ class _BlockedAttention(torch.autograd.Function):
             scores[..., n_past + start :].masked_fill_(_later(end - start, group, q), -math.inf)
             block = scores.softmax(-1)
             out[:, rows] = torch.bmm(block, v3[:, keys])
-            weights.append(block)
+            if any(ctx.needs_input_grad):
+                weights.append(block)
         ctx.save_for_backward(q3, k3, v3, out, *weights)
         ctx.group, ctx.scale, ctx.shapes = group, scale, (q.shape, k.shape)
         return out.view(q.shape)

@@ -1,7 +1,8 @@
 """Heads: from processed queries to conditionals, each feature by the family of its domain."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ class Packed:
         return ((x - self.loc) / self.scale).to(self.params.dtype)
 
     def restore(self, x: Values) -> Values:
-        return x if self.loc is None or self.scale is None else (x * self.scale + self.loc).to(x.dtype)
+        """Bring numbers back to the units of the data, in float64: they may lie far from zero."""
+        return x if self.loc is None or self.scale is None else x * self.scale + self.loc
 
     def repeat(self, n: int) -> "Packed":
         """Ask every query n times in a row."""
@@ -69,9 +71,11 @@ class Conditionals:
         flat = None if x is None else x.reshape(-1)
         if len(self.packed) == 1 and self.packed[0].at is None:
             return one(self.packed[0], flat).view(self.shape)
-        out = self.packed[0].params.new_zeros(self.shape[0] * self.shape[1])
-        for p in self.packed:
-            out = out.index_put((p.at,), one(p, None if flat is None else flat[p.at]).to(out.dtype))
+        answers = [one(p, None if flat is None else flat[p.at]) for p in self.packed]
+        dtype = functools.reduce(torch.promote_types, (a.dtype for a in answers))
+        out = answers[0].new_zeros(self.shape[0] * self.shape[1], dtype=dtype)
+        for p, answer in zip(self.packed, answers, strict=True):
+            out = out.index_put((p.at,), answer.to(dtype))
         return out.view(self.shape)
 
     def repeat(self, n: int) -> "Conditionals":
@@ -210,13 +214,14 @@ class SlotHead(nn.Module):
         return params
 
     @torch.no_grad()
-    def fit_marginals(self, values: list[Tensor]) -> None:
-        """Set the biases so that zero weights give each slot's marginal distribution."""
-        slots = self.slots[self.columns].tolist()
-        for s in set(slots):
-            pooled = torch.cat([v for v, own in zip(values, slots, strict=True) if own == s])
-            if len(pooled):
-                self.bias[s] = self.family.marginal(pooled.to(self.bias.dtype)).to(self.bias)
+    def fit_marginals(self, values: Iterable[Tensor]) -> None:
+        """Set the biases so that zero weights give each slot's marginal distribution; there is one tensor a column."""
+        pooled: dict[int, list[Tensor]] = {}
+        for slot, x in zip(self.slots[self.columns].tolist(), values, strict=True):
+            pooled.setdefault(slot, []).append(x.to(self.bias.dtype))
+        for slot, parts in pooled.items():
+            if len(together := torch.cat(parts)):
+                self.bias[slot] = self.family.marginal(together).to(self.bias)
 
 
 class Head(nn.Module):
@@ -271,7 +276,7 @@ class Head(nn.Module):
     @torch.no_grad()
     def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
         """Start every feature at its marginal distribution in the data."""
-        standard = (values.double() - self.loc) / self.scale
         for head in self.heads:
             assert isinstance(head, SlotHead)
-            head.fit_marginals([standard[observed[:, c], c] for c in head.columns])
+            known = ((c, values[observed[:, c], c].double()) for c in head.columns)
+            head.fit_marginals((x - self.loc[c]) / self.scale[c] for c, x in known)

@@ -75,7 +75,7 @@ class DEformer(nn.Module):
         if self.config.rotary_base is None or not places:
             return None
         centre = tuple(sum(axis) / len(axis) for axis in zip(*places, strict=True))
-        coordinates = torch.tensor([f.coordinates or centre for f in self.schema.features])
+        coordinates = torch.tensor([f.coordinates or centre for f in self.schema.features], dtype=torch.float64)
         return Rotary(coordinates, self.config.d_model // self.config.n_heads, self.config.rotary_base)
 
     def _turns(self, features: Tensor) -> Tensor | None:

@@ -13,6 +13,7 @@ from deformer.config import ModelConfig
 from deformer.data.schema import Continuous, Schema
 
 NEVER = 1 << 30
+GRID = 1 << 20  # coordinates closer than its inverse are the same
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,13 @@ def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbo
     places = torch.tensor([f.coordinates for f in schema.features if f.coordinates is not None], dtype=torch.float64)
     columns = []
     if radius and len(placed):
-        steps = places - places.amin(0)
-        strides = torch.cumprod(F.pad(steps.amax(0).ceil() + 2 * radius + 1, (1, -1), value=1.0), 0)
-        keys, ranked = (steps @ strides).sort()  # one number per place, unlike for every offset within reach
+        steps = ((places - places.amin(0)) * GRID).round() / GRID
+        whole = steps.floor()
+        _, apart = torch.unique(steps - whole, dim=0, return_inverse=True)  # no whole offset leads from one to another
+        extents = whole.amax(0) + 2 * radius + 1
+        strides = torch.cumprod(F.pad(extents, (1, -1), value=1.0), 0)
+        # One number per place, unlike for every offset within reach.
+        keys, ranked = (whole @ strides + apart * extents.prod()).sort()
         for offset in itertools.product(range(-radius, radius + 1), repeat=places.shape[1]):
             wanted = keys + float(torch.tensor(offset, dtype=torch.float64) @ strides)
             found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)

@@ -25,6 +25,8 @@ class MlpTokens(nn.Module):
     """The paper's g_z and g_u: two MLPs on raw coordinates and values, times sqrt(d_model)."""
 
     coordinates: Tensor
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
@@ -32,6 +34,9 @@ class MlpTokens(nn.Module):
             raise InputError('tokens="mlp" reads coordinates; give every feature some, or use tokens="embedding".')
         coordinates = torch.tensor([f.coordinates for f in schema.features])
         self.register_buffer("coordinates", coordinates, persistent=False)
+        numbers = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
+        self.register_buffer("loc", torch.tensor([n.loc for n in numbers], dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor([n.scale for n in numbers], dtype=torch.float64), persistent=False)
         n_axes = coordinates.shape[1]
         self.g_z = _mlp([n_axes, *config.mlp_widths, config.d_model])
         self.g_u = _mlp([n_axes + 1, *config.mlp_widths, config.d_model])
@@ -43,7 +48,8 @@ class MlpTokens(nn.Module):
 
     def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
         at = self.coordinates[features]  # batch n axes
-        u: Tensor = self.g_u(torch.cat([at, values.to(at.dtype)[..., None]], -1)) * self.factor
+        x = ((values - self.loc[features]) / self.scale[features]).to(at.dtype)  # labels stay as they are
+        u: Tensor = self.g_u(torch.cat([at, x[..., None]], -1)) * self.factor
         return u
 
 
@@ -138,10 +144,10 @@ class EmbeddingTokens(nn.Module):
         return self._identities(features) + self.query
 
     def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
-        numbers = self.is_number[features]
-        labels = self.offsets[features] + torch.where(numbers, 0, values).long()
-        u = self._identities(features) + F.embedding(labels, self.label)
-        if not hasattr(self, "number"):
+        numeric = hasattr(self, "number")
+        labels = torch.where(self.is_number[features], 0, values) if numeric else values
+        u = self._identities(features) + F.embedding(self.offsets[features] + labels.long(), self.label)
+        if not numeric:
             return u
         at = self.has_waves[features].nonzero(as_tuple=True)
         x = ((values[at] - self.loc[features[at]]) / self.scale[features[at]]).to(u.dtype)

@@ -60,7 +60,9 @@ def log_prob_terms(
         return _terms_of_roles(model, rows, first, scored, sequence, generator)
     if given or targets is not None or sequence is not None:
         raise InputError("Give either orders, or given, targets and a sequence; orders already say what comes first.")
-    orders = check_orders(orders, len(rows), len(model.schema), complete=False)
+    orders = check_orders(orders, len(rows), len(model.schema), complete=False).to(rows.observed.device)
+    if not orders.shape[1]:
+        return torch.zeros(rows.values.shape, dtype=model.dtype, device=rows.values.device)
     if not permute(rows.observed, orders).all():
         raise InputError("An order names a missing value; leave it out, or let the orders be drawn at random.")
     return torch.cat([_terms(model, rows[b], orders[b], scored[b]) for b in batches(len(rows), orders.shape[1])])

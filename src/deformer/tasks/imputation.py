@@ -11,7 +11,7 @@ from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.tasks.density import batches
-from deformer.tasks.sampling import complete, observe_known
+from deformer.tasks.sampling import complete, observe_known, precise
 
 Strategy = Literal["draw", "mean", "mode"]
 
@@ -64,7 +64,7 @@ def _expect(model: DEformer, rows: Rows, orders: Tensor, strategy: Strategy) -> 
     on_device = rows.to(model.device)
     orders = orders.to(model.device)
     n_features = len(model.schema)
-    values, observed = on_device.values.to(model.dtype), on_device.observed
+    values, observed = precise(model, on_device.values), on_device.observed
     first_missing = int(observed.sum(-1).min())
     if first_missing == n_features:
         return values.to(rows.values.device)

@@ -171,18 +171,19 @@ class Predictive:
 def ask_together(
     state: State, columns: Sequence[Column], features: Sequence[int], question: Callable[[Predictive], Sequence[Any]]
 ) -> list[Any]:
-    """Ask about several features of one row; those whose columns are coded alike are asked together.
+    """Ask about several features of one row; those whose columns are coded alike and share a head are asked together.
 
     Args:
         state: Of one row.
         columns: Of all features.
         question: Gives one answer per row of a batch, and here one per feature.
     """
-    alike: dict[Column, list[int]] = {}
+    kinds = state.model.head.kind_of.tolist()
+    alike: dict[tuple[Column, int], list[int]] = {}
     for feature in features:
-        alike.setdefault(columns[feature], []).append(feature)
+        alike.setdefault((columns[feature], kinds[feature]), []).append(feature)
     answers: dict[int, Any] = {}
-    for column, members in alike.items():
+    for (column, _), members in alike.items():
         conditionals = state.predict(torch.tensor([members], device=state.model.device))
         each = Conditionals(conditionals.packed, (len(members), 1))  # every question becomes a row of its own
         answers.update(zip(members, question(Predictive(column, each)), strict=True))

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deformer.data.orders import check_orders, move_to_front, permute, random_orders
+from deformer.data.schema import Continuous
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer, State
@@ -46,7 +47,7 @@ def sample(
     if orders is None:
         orders = random_orders(rows.observed, generator)
     else:
-        orders = check_orders(orders, n, len(model.schema), complete=True)
+        orders = check_orders(orders, n, len(model.schema), complete=True).to(rows.observed.device)
         orders = move_to_front(orders, rows.observed)
     return complete(model, rows, orders, generator, temperature)
 
@@ -71,7 +72,9 @@ def complete(
 ) -> Float[Tensor, "batch features"]:
     """Draw whatever is missing, in orders that put each row's observed features first."""
     parts = []
-    for b in batches(len(rows), len(model.schema) // 8):  # a step looks at one feature per row: batches may be larger
+    # A step looks at one feature per row: batches may be larger, as long as what they keep is not.
+    size = len(model.schema) * model.tokens_per_value * max(1, model.config.d_model // 128) // 8
+    for b in batches(len(rows), size):
         part, order = rows[b].to(model.device), orders[b].to(model.device)
         parts.append(_finish(model, part, order, generator, temperature).to(rows.values.device))
     return torch.cat(parts)
@@ -80,7 +83,7 @@ def complete(
 def _finish(model: DEformer, rows: Rows, orders: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
     n_known = rows.observed.sum(-1)
     n_features = len(model.schema)
-    values = rows.values if rows.values.dtype == torch.float64 else rows.values.to(model.dtype)
+    values = precise(model, rows.values)
     state = observe_known(model, rows, orders)
     n_steps = n_features - int(n_known.min())
 
@@ -95,6 +98,12 @@ def _finish(model: DEformer, rows: Rows, orders: Tensor, generator: torch.Genera
         if step + 1 < n_steps:
             state, conditionals = state.observe_and_predict(nth(step), drawn, nth(step + 1), _unless_all(active))
     return values
+
+
+def precise(model: DEformer, values: Tensor) -> Tensor:
+    """Give values the digits that drawn ones need: of numbers, which may lie far from zero, all."""
+    numbers = any(isinstance(f.domain, Continuous) for f in model.schema.features)
+    return values.to(torch.float64 if numbers or values.dtype == torch.float64 else model.dtype)
 
 
 def observe_known(model: DEformer, rows: Rows, orders: Int[Tensor, "batch features"]) -> State:

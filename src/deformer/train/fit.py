@@ -31,7 +31,7 @@ from deformer.train.checkpoint import describe, load_weights, read_tensors, save
 from deformer.train.history import History, Point
 from deformer.train.logs import Log, Progress
 from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
-from deformer.train.process import bfloat16_is_fast
+from deformer.train.process import bfloat16_is_fast, choose_device
 from deformer.train.schedule import cycle_ends, fraction_done, n_features_now, n_rows_now, rate
 
 
@@ -92,7 +92,8 @@ def fit(
         fresh: Whether the model starts at the rows' marginals; not so where it has learned something already.
 
     Raises:
-        InputError: Rows of another schema, or resuming without a directory.
+        InputError: Rows of another schema, a device that is not there, resuming without a directory, or a directory
+            with the checkpoints of a run that is not resumed.
         CheckpointError: The checkpoint does not fit.
         TrainingError: The loss is not finite; the last good checkpoint is named.
     """
@@ -101,6 +102,8 @@ def fit(
             raise InputError("The rows follow another schema than the model's.")
     if resume and directory is None:
         raise InputError("Resuming needs the directory of the interrupted run.")
+    if not resume and newest(directory) is not None:
+        raise InputError(f"{directory} holds the checkpoints of a run: resume it, or choose another directory.")
     fabric = _launch(config, device, devices, nodes)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -119,7 +122,7 @@ def _launch(config: TrainConfig, device: str, devices: int, nodes: int) -> Fabri
         raise InputError("A script trains on several devices once; start another one.")
     # A feature that is in no row of a batch leaves weights without a gradient, which DDP must be told of.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if several else "auto"
-    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    kind = choose_device(device).type
     # Fabric's own autocast would round the values of the data as well; see `Loss`.
     precision: Any = "64-true" if config.precision == "float64" else "32-true"
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
@@ -136,18 +139,29 @@ def _wants_bfloat16(config: TrainConfig, kind: str) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in two."""
+    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in two; a second one ends at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: asked.set()) for kind in kinds]
+    before = [signal.getsignal(kind) for kind in kinds]
+
+    def give_back() -> None:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+    def note(*_: Any) -> None:
+        asked.set()
+        give_back()
+        print("\nEnding after this step; once more ends at once.", file=sys.stderr)
+
+    for kind in kinds:
+        signal.signal(kind, note)
     try:
         yield asked
     finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
+        give_back()
 
 
 class Kept:
@@ -245,7 +259,7 @@ class _Fitting:
             if self.directory is not None and (due or (every and state.step % every == 0)):
                 self._checkpoint()
                 saved = time.monotonic()
-        if not state.points or state.points[-1].step != state.step:
+        if not state.points or state.points[-1].step != state.step or not state.best:
             log.write(self._validate(), state.points)
         return "done"
 
@@ -314,7 +328,7 @@ class _Fitting:
         Under the clock validation may take a tenth of the time at most.
         """
         every, config, state = self.config.validate_every, self.config, self.state
-        if every is None and config.steps is not None:
+        if every is None and config.steps is not None and config.minutes is None and config.epochs is None:
             every = max(1, config.steps // 20)
         if every is not None:
             return state.step % every == 0

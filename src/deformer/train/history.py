@@ -23,3 +23,11 @@ class History:
 
     points: tuple[Point, ...]
     stopped: str
+
+    @property
+    def best(self) -> Point | None:
+        """The validation whose weights are kept; without validation rows the last point, None if there is none."""
+        scored = [p for p in self.points if p.validation_nll is not None]
+        if scored:
+            return min(scored, key=lambda p: p.validation_nll or 0.0)
+        return self.points[-1] if self.points else None

@@ -1,4 +1,4 @@
-"""What a process that computes for long sets once, at its start."""
+"""What a process that computes for long chooses or sets once, at its start."""
 
 import ctypes
 import functools
@@ -6,6 +6,8 @@ import sys
 import time
 
 import torch
+
+from deformer.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -21,6 +23,20 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn "auto" into the best device there is.
+
+    Raises:
+        InputError: An unknown device, or one that this machine does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "cpu": True}  # MPS knows no float64, which units of data need
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available.get(name, False):
+        raise InputError(f"Device {name!r} is not available; choose auto{''.join(f', {k}' for k in available)}.")
+    return torch.device(name)
 
 
 @functools.cache
