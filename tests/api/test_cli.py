@@ -263,7 +263,7 @@ def test_bad_configs(refused: Callable[..., str], model: Path, tmp_path: Path, n
         ([[0] * 65], None, "65 columns; the model has 64"),
         ([[0] * 64], ["bogus", *NAMES[1:]], "no feature 'bogus'"),
         ([[0] * 64], [NAMES[1], *NAMES[1:]], "'r0c1' stands more than once"),
-        ([[0] * 64, [0] * 63], None, "63 cells in line 2"),
+        ([[0] * 64, [0] * 65], None, "65 cells in its second line, but 64 in its first"),
         ([], None, "holds no rows"),
         ([], NAMES, "holds no rows"),
     ],

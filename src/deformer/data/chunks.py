@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,8 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
         labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
 
     Raises:
-        InputError: The file is missing, unreadable, empty, of an unknown kind, or has lines longer than its first.
+        InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or two
+            columns of one name.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
@@ -93,7 +95,12 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -
     first, second = (next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in lines)
     if any(second[len(first) :]):  # pandas would drop what has no name
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
+    if not any(lines):
+        return
     headed = bool(first) and not any(_is_number(cell) for cell in first)
+    twice = [name for name, n in Counter(first).items() if n > 1]
+    if headed and twice and twice[0]:
+        raise ValueError(f"the column name {twice[0]!r} stands more than once")
     names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
     options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(labels, str)}

@@ -1,6 +1,6 @@
-"""Files of rows: .npy, .npz, .csv and .parquet, as columns of numbers and labels."""
+"""Files of rows: text, Parquet, .npy and .npz, as columns of numbers and labels."""
 
-import csv
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from deformer.data.chunks import SUFFIXES, read_chunks
 from deformer.errors import InputError
 
-MISSING = frozenset({"", "?", "na", "nan", "n/a", "null", "none"})
 Column = npt.NDArray[Any]
 
 
@@ -33,9 +34,9 @@ def read_table(path: Path) -> Table:
     """Read one table.
 
     Raises:
-        InputError: The file is missing, unreadable, truncated, ragged, empty or of an unknown kind.
+        InputError: The file is missing, unreadable, truncated, empty or of an unknown kind.
     """
-    readers: dict[str, Callable[[Path], Table]] = {".csv": _csv, ".parquet": _parquet, ".npy": _npy, ".npz": _npz}
+    readers: dict[str, Callable[[Path], Table]] = {**dict.fromkeys(SUFFIXES, _frame), ".npy": _npy, ".npz": _npz}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} is none of {', '.join(readers)}.")
@@ -81,45 +82,14 @@ def _npz(path: Path) -> Table:
     return table_of(next(iter(arrays.values())))
 
 
-def _csv(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
-    if not lines:
-        raise InputError(f"{path} holds no rows.")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(lines[0]):
-            raise InputError(f"{path} has {len(line)} cells in line {number}, but {len(lines[0])} in its first.")
-    headed = all(_number(cell) is None and cell.lower() not in MISSING for cell in lines[0])
-    names = lines[0] if headed else [f"x{i}" for i in range(len(lines[0]))]
-    body = lines[1:] if headed else lines
-    return Table(tuple(names), tuple(_column([line[c] for line in body]) for c in range(len(names))))
-
-
-def _column(cells: Sequence[str]) -> Column:
-    numbers = [np.nan if cell.lower() in MISSING else _number(cell) for cell in cells]
-    if all(number is not None for number in numbers):
-        return np.array(numbers, dtype=np.float64)
-    return np.array([None if cell.lower() in MISSING else cell for cell in cells], dtype=object)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-def _parquet(path: Path) -> Table:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("Reading Parquet needs pyarrow: pip install 'deformer[parquet]'.") from error
-    read = pyarrow.parquet.read_table(path)
+def _frame(path: Path) -> Table:
+    """Read text or Parquet as tables are read everywhere; whatever are no numbers are labels, as text."""
+    frame = pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
     columns = []
-    for name in read.column_names:
-        values = read.column(name).to_pylist()
-        if all(v is None or isinstance(v, (int, float)) for v in values):
-            columns.append(np.array([np.nan if v is None else float(v) for v in values]))
+    for _, series in frame.items():
+        if pd.api.types.is_numeric_dtype(series):
+            columns.append(series.to_numpy(dtype=np.float64, na_value=np.nan))
         else:
-            columns.append(np.array([None if v is None else str(v) for v in values], dtype=object))
-    return Table(tuple(read.column_names), tuple(columns))
+            spelled = series.astype(object).where(series.notna(), None)
+            columns.append(np.array([None if v is None else str(v) for v in spelled], dtype=object))
+    return Table(tuple(map(str, frame.columns)), tuple(columns))
