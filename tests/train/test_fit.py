@@ -14,7 +14,7 @@ from deformer.config import ModelConfig, TrainConfig, paper_training
 from deformer.data.schema import Binary, Continuous, image_schema, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
-from deformer.errors import InputError, TrainingError
+from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.model import DEformer
 from deformer.train.checkpoint import load, read_tensors
 from deformer.train.fit import fit, newest
@@ -126,6 +126,8 @@ def test_a_directory_in_use_is_not_taken_for_another_run(tmp_path: Path) -> None
     with pytest.raises(InputError, match="holds the checkpoints of a run"):
         fit(new_model(), stripes(), STEPS, directory=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
+    with pytest.raises(CheckpointError, match="of another recipe than 'adam'"):
+        fit(new_model(), stripes(), dataclasses.replace(STEPS, recipe="adam"), directory=tmp_path, resume=True)
 
 
 def test_the_clock_decides_when_to_validate_though_steps_are_limited() -> None:

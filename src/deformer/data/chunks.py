@@ -31,8 +31,8 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
         labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
 
     Raises:
-        InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or two
-            columns of one name.
+        InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or
+            two columns of one name.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
@@ -154,12 +154,21 @@ class ChunkWriter:
         return self
 
     def write(self, chunk: pd.DataFrame) -> None:
-        """Add rows."""
-        if self.temporary is not None and self.path is not None and self.path.suffix == ".parquet":
-            self._write_parquet(chunk)
+        """Add rows.
+
+        Raises:
+            InputError: The file cannot be written, or a chunk's types are not those of the first.
+        """
+        if self.temporary is None or self.path is None:
+            chunk.to_csv(sys.stdout, header=self.first, index=False)
         else:
-            target = sys.stdout if self.temporary is None else self.temporary
-            chunk.to_csv(target, mode="a", header=self.first, index=False)
+            try:
+                if self.path.suffix == ".parquet":
+                    self._write_parquet(chunk)
+                else:
+                    chunk.to_csv(self.temporary, mode="a", header=self.first, index=False)
+            except OSError as error:
+                raise InputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
         self.first = False
 
     def _write_parquet(self, chunk: pd.DataFrame) -> None:

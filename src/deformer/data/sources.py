@@ -90,7 +90,7 @@ def _splits(path: Path, schema: Schema | None) -> Source | None:
         arrays = read_arrays(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"Cannot read {path}: {error}") from error
-    if "train" not in arrays:
+    if arrays.get("train", np.empty(0)).ndim != 2:
         return None
     if schema is None:
         schema = table_schema([Binary()] * arrays["train"].shape[1])
@@ -164,6 +164,8 @@ def _amat(folders: list[Path], part: str) -> npt.NDArray[np.uint8]:
             ) from error
     digits = np.frombuffer(text, dtype=np.uint8)
     bits: npt.NDArray[np.uint8] = digits[(digits == 48) | (digits == 49)] - 48
+    if len(bits) % 784:
+        raise SourceError(f"{name} is cut short: it holds {len(bits)} pixels, no whole number of images.")
     return bits.reshape(-1, 784)
 
 

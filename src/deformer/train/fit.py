@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from deformer.config import TrainConfig
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, subset
-from deformer.errors import InputError, TrainingError
+from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll, raster_nll
@@ -215,6 +215,8 @@ class _Fitting:
         path = newest(self.directory) if resume and self.fabric.is_global_zero else None
         # The first process decides, from what it measures and finds.
         bfloat16, checkpoint = self._first((bfloat16, None if path is None else (path, *read_tensors(path))))
+        if checkpoint is not None and checkpoint[2]["training"]["recipe"] != self.config.recipe:
+            raise CheckpointError(f"{checkpoint[0]} is of another recipe than {self.config.recipe!r}.")
         if checkpoint is None and fresh:
             self.model.fit_marginals(self.rows.values, self.rows.observed)
         self.loss = Loss(self.model, bfloat16)
