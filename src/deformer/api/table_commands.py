@@ -46,6 +46,8 @@ def fit(
     best = history.best
     notes = {} if best is None else dataclasses.asdict(best)
     save_table(output, table, {"source": path.name, "stopped": history.stopped, **notes})
+    if history.stopped == "interrupted":
+        print(f"interrupted; the best weights so far are in {output}", file=sys.stderr)
     print(table.codec.describe().to_string())
     if best is not None and best.validation_nll is not None:
         print(f"validation NLL of codes {best.validation_nll:.3f} nats a row, after {best.minutes:.1f} minutes")

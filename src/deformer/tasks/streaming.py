@@ -21,6 +21,8 @@ from deformer.nn.model import DEformer, State
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.predictive import Predictive
 
+MANY_ROWS = 10_000  # enough for thresholds, though a table of ordinary rows may hold millions
+
 
 @dataclass(frozen=True)
 class Surprise:
@@ -329,7 +331,8 @@ def calibrate(
     """Choose thresholds so that ordinary rows raise an alarm at the given rate at most, at each number of values.
 
     Args:
-        values: Ordinary rows that the model was not trained on. Longer prefixes than theirs share the last threshold.
+        values: Ordinary rows that the model was not trained on; of very many, 10,000 or 100 / rate of them are drawn.
+            Longer prefixes than theirs share the last threshold.
         rate: Share of ordinary rows above each threshold; fewer than 1 / rate rows cannot show it, and give their
             highest excess.
         log_base: As in `excess_of_prefixes`.
@@ -339,7 +342,11 @@ def calibrate(
     """
     if not 0 < rate < 1:
         raise InputError(f"The rate of false alarms must lie between 0 and 1, not {rate}.")
-    excess = excess_of_prefixes(model, values, n_orders, generator, log_base)
+    rows, enough = as_rows(values, model.schema), max(MANY_ROWS, math.ceil(100 / rate))
+    if len(rows) > enough:
+        some = torch.randperm(len(rows), generator=generator)[:enough]
+        rows, log_base = rows[some], None if log_base is None else log_base[some]
+    excess = excess_of_prefixes(model, rows, n_orders, generator, log_base)
     known = excess[:, ~excess.isnan().all(0)]
     if not known.shape[1]:
         raise InputError("Thresholds need rows with at least one value.")
