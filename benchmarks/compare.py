@@ -230,7 +230,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     ]
     for name in (n for n in MODELS if n in results):
         r = results[name]
-        score = f"{'' if r['exact'] else '~'}{r['nll']:.2f} +- {r['error']:.2f}"
+        score = f"{'' if r.get('exact', True) else '~'}{r['nll']:.2f} +- {r['error']:.2f}"
         any_order = name in SEVERAL_ORDERS
         together = f"{r['ensemble']:.2f} +- {r['ensemble_error']:.2f}" if "ensemble" in r else ""
         cells = [f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]

@@ -198,9 +198,9 @@ class TrainConfig:
 
 
 def paper_training(epochs: float | None = 50, **changes: Any) -> TrainConfig:
-    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after five epochs of plateau.
+    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after a plateau.
 
-    Plateaus are counted in validations, of which there are twenty in a run: two are five epochs of fifty.
+    That is two validations of the twenty of a run without a better one: of fifty epochs, the paper's five.
     """
     paper: dict[str, Any] = {
         **{"epochs": epochs, "recipe": "adam", "lr": 1e-6, "betas": (0.9, 0.999), "rows_per_step": 1},

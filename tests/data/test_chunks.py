@@ -41,3 +41,12 @@ def test_lines_longer_than_the_names_are_refused(tmp_path: Path) -> None:
         read_all(path)
     path.write_text("a,b\n1,2,\n3,4,\n")
     assert read_all(path)["b"].tolist() == [2, 4]
+
+
+def test_a_name_may_hold_a_line_break(tmp_path: Path) -> None:
+    path = tmp_path / "n.csv"
+    path.write_text('"a\nb",c\n1,2\n')
+    assert list(read_all(path)) == ["a\nb", "c"]
+    path.write_text(",,a,a\n1,2,3,4\n")
+    with pytest.raises(InputError, match="'a' stands more than once"):
+        read_all(path)

@@ -132,6 +132,7 @@ def test_incomplete_orders_are_refused_where_all_features_are_needed() -> None:
 def test_rows_can_be_hidden_once_more_and_take_any_whole_numbers() -> None:
     schema = table_schema([Ordinal(70_000)] * 2)
     rows = as_rows(np.array([[1, 69_999]], dtype=np.uint32), schema)
+    assert as_rows(np.array([[1, 69_999]], dtype=np.uint64), schema).values.equal(rows.values)
     assert as_rows(rows, schema, observed=[[True, False]]).observed.tolist() == [[True, False]]
     assert as_rows(np.array([[1, 65_535]], dtype=np.uint16), schema).values.tolist() == [[1, 65_535]]
 

@@ -95,3 +95,11 @@ def test_binarized_mnist() -> None:
 @needs_real_data
 def test_notmnist() -> None:
     assert load_source("notmnist", REAL).train.values.shape == (10_000, 784)
+
+
+def test_words_are_labels_with_and_without_holes(tmp_path: Path) -> None:
+    kinds = []
+    for name, last in (("whole", "True"), ("holed", "")):
+        (tmp_path / f"{name}.csv").write_text(f"a,b\nTrue ,1\nFalse,2\n{last},1\n")
+        kinds.append([f.domain for f in load_source(str(tmp_path / f"{name}.csv")).schema.features])
+    assert kinds[0] == kinds[1] == [Categorical(2, ("False", "True")), Ordinal(3)]

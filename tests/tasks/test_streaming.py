@@ -12,6 +12,7 @@ from deformer.data.schema import Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
 from deformer.nn.model import DEformer, new_model
+from deformer.tasks import streaming
 from deformer.tasks.density import log_prob
 from deformer.tasks.pool import SessionPool
 from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes, thresholds
@@ -257,3 +258,14 @@ def test_prefixes_skip_what_is_missing() -> None:
     assert excess[:, :4].isfinite().all() and excess[:, 4].isnan().all()  # noqa: PT018
     assert len(calibrate(model, rows, 0.1, generator=generator(0)).thresholds) == 4
     assert isinstance(model.schema.features[1].domain, Continuous)
+
+
+def test_thresholds_rest_on_some_of_very_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "MANY_ROWS", 10)
+    model = small_model()
+    values = random_rows(model.schema, 300)
+    base = torch.arange(300.0)[:, None].expand(-1, 8) / 100
+    found = calibrate(model, values, 0.5, n_orders=1, generator=generator(0), log_base=base)
+    draws = generator(0)
+    some = torch.randperm(300, generator=draws)[:200]
+    assert found == calibrate(model, values[some], 0.5, n_orders=1, generator=draws, log_base=base[some])

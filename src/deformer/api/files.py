@@ -125,7 +125,7 @@ def write_csv(header: Sequence[str], lines: Sequence[Sequence[object]], output: 
 def _spell(value: float, domain: Domain) -> str:
     if isinstance(domain, Categorical) and domain.labels is not None:
         return domain.labels[int(value)]
-    return f"{value:.9g}" if isinstance(domain, Continuous) else f"{value:.6g}"
+    return repr(value) if isinstance(domain, Continuous) else f"{value:.6g}"
 
 
 def image_shape(schema: Schema) -> tuple[int, int] | None:

@@ -25,8 +25,11 @@ class Part:
 
     @property
     def done(self) -> bool:
-        """Say whether there is a result, of the file as it is now."""
-        return self.output.exists() and self.output.stat().st_mtime_ns >= self.path.stat().st_mtime_ns
+        """Say whether there is a result, of the file as it is now, though its own time may be an older one's."""
+        if not self.output.exists():
+            return False
+        now = self.path.stat()
+        return self.output.stat().st_mtime_ns >= max(now.st_mtime_ns, now.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,12 @@ def _note(job: Job, folder: Path, path: Path) -> None:
         InputError: Another job's results are there.
     """
     digest = hashlib.sha256(Path(job.model).read_bytes()).hexdigest()
-    written = json.dumps({**asdict(job), "device": None, "model": digest, "folder": str(folder.resolve())})
-    if path.exists() and path.read_text() != written:
+    written = {**asdict(job), "device": None, "model": digest, "folder": str(folder.resolve())}
+    if path.exists() and {**written, **json.loads(path.read_text())} != written:
         raise InputError(
             f"{path.parent} holds results of another model, of another folder, or of other options: {path.read_text()}"
         )
-    write_bytes(path, written.encode())
+    write_bytes(path, json.dumps(written).encode())
 
 
 def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import sys
 import uuid
@@ -45,7 +46,7 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
                 yield chunk
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
         raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
     if empty:
         raise InputError(f"{path} holds no rows.")
@@ -89,17 +90,19 @@ def _text_file(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.
 
 def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read text as `read_chunks` does, from an open file that can be rewound."""
-    lines = [file.readline().decode("utf-8-sig").rstrip("\r\n") for _ in range(2)]
+    lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
+    line = next(lines, "")
+    separator = max(",;\t", key=line.count)
+    records = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
+    first, second = next(records, []), next(records, [])
     file.seek(0)
-    separator = max(",;\t", key=lines[0].count)
-    first, second = (next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in lines)
     if any(second[len(first) :]):  # pandas would drop what has no name
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
-    if not any(lines):
+    if not first:
         return
     headed = bool(first) and not any(_is_number(cell) for cell in first)
-    twice = [name for name, n in Counter(first).items() if n > 1]
-    if headed and twice and twice[0]:
+    twice = [name for name, n in Counter(first).items() if name and n > 1]
+    if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
     names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
@@ -186,10 +189,14 @@ class ChunkWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.parquet is not None:
-            self.parquet.close()
         if self.temporary is None or self.path is None:
             return
-        if error is None and self.temporary.exists():
-            os.replace(self.temporary, self.path)
-        self.temporary.unlink(missing_ok=True)
+        try:
+            if self.parquet is not None:
+                self.parquet.close()
+            if error is None and self.temporary.exists():
+                os.replace(self.temporary, self.path)
+        except OSError as failure:
+            raise InputError(f"Cannot write {self.path}: {failure.strerror or failure}.") from failure
+        finally:
+            self.temporary.unlink(missing_ok=True)

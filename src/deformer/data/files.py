@@ -42,6 +42,8 @@ def read_table(path: Path) -> Table:
         raise InputError(f"{path} is none of {', '.join(readers)}.")
     try:
         table = reader(path)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -87,9 +89,10 @@ def _frame(path: Path) -> Table:
     frame = pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
     columns = []
     for _, series in frame.items():
-        if pd.api.types.is_numeric_dtype(series):
+        # The words true and false are labels, whether or not a cell is missing beside them.
+        if pd.api.types.is_numeric_dtype(series) and (series.dtype != np.bool_ or path.suffix.lower() == ".parquet"):
             columns.append(series.to_numpy(dtype=np.float64, na_value=np.nan))
         else:
             spelled = series.astype(object).where(series.notna(), None)
-            columns.append(np.array([None if v is None else str(v) for v in spelled], dtype=object))
-    return Table(tuple(map(str, frame.columns)), tuple(columns))
+            columns.append(np.array([None if v is None else str(v).strip() for v in spelled], dtype=object))
+    return Table(tuple(str(name).strip() for name in frame.columns), tuple(columns))

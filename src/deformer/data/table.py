@@ -12,7 +12,11 @@ from torch import Tensor
 from deformer.data.schema import Schema
 from deformer.errors import InputError
 
-WORKABLE = {torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64}  # what PyTorch computes with
+# What PyTorch computes with instead.
+WORKABLE = {
+    **{torch.bool: torch.uint8, torch.uint16: torch.int32},
+    **{torch.uint32: torch.int64, torch.uint64: torch.int64},
+}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ def make_tokens(schema: Schema, config: ModelConfig) -> "EmbeddingTokens | MlpTo
 
 
 class MlpTokens(nn.Module):
-    """The paper's g_z and g_u: two MLPs on raw coordinates and values, times sqrt(d_model)."""
+    """The paper's g_z and g_u: two MLPs on raw coordinates and values, times sqrt(d_model).
+
+    Numbers enter in units of their spread, labels as they are.
+    """
 
     coordinates: Tensor
     loc: Tensor

@@ -154,7 +154,6 @@ def _signals() -> Iterator[threading.Event]:
     def note(*_: Any) -> None:
         asked.set()
         give_back()
-        print("\nEnding after this step; once more ends at once.", file=sys.stderr)
 
     for kind in kinds:
         signal.signal(kind, note)
