@@ -100,7 +100,7 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     if not first:
         return
-    headed = bool(first) and not any(_is_number(cell) for cell in first)
+    headed = not any(_is_number(cell) for cell in first)
     twice = [name for name, n in Counter(first).items() if name and n > 1]
     if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
