@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, circumstances, uninterrupted
+from benchmarks.machine import RESULTS, circumstances, matmul_rate, uninterrupted
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
 from deformer.api.tables import table_network, table_training
@@ -187,7 +187,10 @@ def measure(
     torch.manual_seed(0)
     assert source.test is not None
     model = MODELS[name](source)
+    # A machine shared with others may be slower for one model than for the next: the result tells.
+    rate_before = matmul_rate(torch.float32)
     along, nll, rows_seen = model.train(source, minutes, n_looked_at)
+    rates = [rate_before, matmul_rate(torch.float32)]
     rows = subset(source.test, n_rows, generator(0, "test rows"))
     k = n_orders if name in SEVERAL_ORDERS else 1
     start = time.monotonic()
@@ -200,6 +203,7 @@ def measure(
         "wanted": wanted(source, minutes, n_rows, n_orders),
         **{"scoring_seconds": scoring, "sampling_seconds_of_16": time.monotonic() - start},
         **{"minutes": along, "validation_nll": nll, "machine": circumstances()},
+        "float32_operations_per_second": rates,
     }
     if k > 1 and model.exact:
         result |= {"ensemble": scores.ensemble, "ensemble_error": scores.ensemble_error}
