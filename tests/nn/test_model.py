@@ -202,3 +202,11 @@ def test_the_papers_tokens_see_numbers_in_units_of_their_spread() -> None:
     near, far = (new_model(schema, config).tokens for schema in schemas)
     at = torch.tensor([[0]])
     torch.testing.assert_close(far.u(at, torch.tensor([[1e6 + 2.0]]).double()), near.u(at, torch.tensor([[2.0]])))
+
+
+def test_numbers_keep_their_digits_in_a_model_of_fewer() -> None:
+    far = 1_234_567_891.0  # which float32 rounds
+    schema = Schema(tuple(Feature(name, Continuous(far, 0.01)) for name in "ab"))
+    model = new_model(schema, ModelConfig(d_model=16, n_layers=1, n_heads=1)).double().float()
+    order, rows = torch.tensor([[0, 1]]), torch.tensor([[far + 0.01, far]], dtype=torch.float64)
+    assert (model(order, rows).log_prob(rows) > 2).all()  # in units of a hundredth, near the centre

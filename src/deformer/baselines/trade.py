@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from deformer.baselines.baseline import Batch, own_features
 from deformer.baselines.raster import RasterBaseline
-from deformer.data.schema import Continuous, Schema
+from deformer.data.schema import Schema
 from deformer.data.table import Rows
 from deformer.nn.heads import Conditionals, Head
+from deformer.nn.units import Units
 
 
 class TraDE(RasterBaseline):
@@ -32,8 +33,6 @@ class TraDE(RasterBaseline):
     features: Tensor
     sizes: Tensor
     starts: Tensor
-    loc: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -48,12 +47,10 @@ class TraDE(RasterBaseline):
         super().__init__(schema)
         d = len(schema)
         counts = torch.tensor([getattr(f.domain, "n_labels", 0) for f in schema.features])
-        domains = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
         self.register_buffer("features", torch.arange(d), persistent=False)
         self.register_buffer("sizes", counts, persistent=False)
         self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
-        self.register_buffer("loc", torch.tensor([c.loc for c in domains]), persistent=False)
-        self.register_buffer("scale", torch.tensor([c.scale for c in domains]), persistent=False)
+        self.units = Units(schema)
         self.labels = nn.Embedding(max(int(counts.sum()), 1), d_model)
         self.number = nn.Parameter(torch.randn(d, d_model) / d_model**0.5)
         self.begin = nn.Parameter(torch.randn(d_model) / d_model**0.5)
@@ -72,7 +69,7 @@ class TraDE(RasterBaseline):
         n, d = x.shape
         discrete = self.sizes > 0
         label = self.starts + torch.where(discrete, x, 0).long()
-        standard = ((x - self.loc) / self.scale)[..., None] * self.number
+        standard = self.units.standardise(x, self.features).to(x.dtype)[..., None] * self.number
         tokens = torch.where(discrete[:, None], self.labels(label.clamp(max=self.labels.num_embeddings - 1)), standard)
         shifted = torch.cat([self.begin.expand(n, 1, -1), tokens[:, :-1]], 1)
         causal = torch.ones(d, d, dtype=torch.bool, device=x.device).triu(1)

@@ -13,6 +13,7 @@ from deformer.data.schema import Binary, Continuous, Domain, Ordinal, Schema
 from deformer.errors import InputError
 from deformer.nn.families import Bernoulli, Family, Labels, Mixture, Values
 from deformer.nn.linear import linear_per_slot
+from deformer.nn.units import Units
 
 Queries = Float[Tensor, "batch queries"]
 Given = Shaped[Tensor, "batch queries"]
@@ -228,8 +229,6 @@ class Head(nn.Module):
     """All slot heads of a schema: one per family that occurs."""
 
     kind_of: Tensor
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, schema: Schema, d_model: int, n_components: int = 8, mixture: str = "logistic") -> None:
         super().__init__()
@@ -242,12 +241,8 @@ class Head(nn.Module):
         kind_of = torch.zeros(len(schema), dtype=torch.long)
         for k, members in enumerate(columns):
             kind_of[members] = k
-        continuous = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
         self.register_buffer("kind_of", kind_of, persistent=False)
-        self.register_buffer("loc", torch.tensor([c.loc for c in continuous], dtype=torch.float64), persistent=False)
-        self.register_buffer(
-            "scale", torch.tensor([c.scale for c in continuous], dtype=torch.float64), persistent=False
-        )
+        self.units = Units(schema)
 
     @staticmethod
     def _share(schema: Schema, column: int, family: Family) -> int:
@@ -270,7 +265,8 @@ class Head(nn.Module):
     def _pack(self, kind: int, h: Tensor, features: Tensor, at: Tensor | None) -> Packed:
         head = self.heads[kind]
         assert isinstance(head, SlotHead)
-        units = (self.loc[features], self.scale[features]) if isinstance(head.family, Mixture) else (None, None)
+        is_number = isinstance(head.family, Mixture)
+        units = (self.units.loc[features], self.units.scale[features]) if is_number else (None, None)
         return Packed(head.family, head(h, features), at, *units)
 
     @torch.no_grad()
@@ -279,4 +275,4 @@ class Head(nn.Module):
         for head in self.heads:
             assert isinstance(head, SlotHead)
             known = ((c, values[observed[:, c], c].double()) for c in head.columns)
-            head.fit_marginals((x - self.loc[c]) / self.scale[c] for c, x in known)
+            head.fit_marginals(self.units.standardise(x, c) for c, x in known)

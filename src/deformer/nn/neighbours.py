@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
-from deformer.data.schema import Continuous, Schema
+from deformer.data.schema import Schema
+from deformer.nn.units import Units
 
 NEVER = 1 << 30
 GRID = 1 << 20  # coordinates closer than its inverse are the same
@@ -57,15 +58,11 @@ class Neighbours(nn.Module):
     """
 
     around: Tensor
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, schema: Schema, around: Int[Tensor, "features neighbours"], config: ModelConfig) -> None:
         super().__init__()
         self.register_buffer("around", around, persistent=False)
-        units = torch.tensor([_units(f.domain) for f in schema.features], dtype=torch.float64)
-        self.register_buffer("loc", units[:, 0].contiguous(), persistent=False)
-        self.register_buffer("scale", units[:, 1].contiguous(), persistent=False)
+        self.units = Units(schema, lambda n: ((n - 1) / 2, max(n - 1, 1) / 2))  # labels lie between -1 and 1
         n_inputs, width = 2 * around.shape[1], config.width_ff
         self.up, self.down = nn.Linear(n_inputs, width), nn.Linear(width, config.d_model)
         for linear in (self.up, self.down):
@@ -84,7 +81,7 @@ class Neighbours(nn.Module):
         present: Bool[Tensor, "batch n"] | None = None,
     ) -> Evidence:
         """Observe values in the units of the data."""
-        spread = ((values - self.loc[features]) / self.scale[features]).asinh()
+        spread = self.units.standardise(values, features).asinh()
         return evidence.add(features, spread.to(evidence.values.dtype), present)
 
     def forward(
@@ -103,14 +100,6 @@ def make_neighbours(schema: Schema, config: ModelConfig) -> Neighbours | None:
     """Make the network of a config, or None where it asks for none or no feature has a neighbour."""
     around = columns_around(schema, config.neighbourhood)
     return Neighbours(schema, around, config) if around.shape[1] else None
-
-
-def _units(domain: object) -> tuple[float, float]:
-    """Give centre and spread of a domain's values; labels lie between -1 and 1."""
-    if isinstance(domain, Continuous):
-        return domain.loc, domain.scale
-    half = (getattr(domain, "n_labels", 2) - 1) / 2
-    return half, max(half, 0.5)
 
 
 def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbours"]:

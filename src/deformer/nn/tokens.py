@@ -8,9 +8,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
-from deformer.data.schema import Continuous, Domain, Ordinal, Schema
+from deformer.data.schema import Continuous, Ordinal, Schema
 from deformer.errors import InputError
 from deformer.nn.linear import linear_per_slot
+from deformer.nn.units import Units
 
 Identities = Int[Tensor, "batch n"]
 Tokens = Float[Tensor, "batch n d_model"]
@@ -28,8 +29,6 @@ class MlpTokens(nn.Module):
     """
 
     coordinates: Tensor
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
@@ -37,9 +36,7 @@ class MlpTokens(nn.Module):
             raise InputError('tokens="mlp" reads coordinates; give every feature some, or use tokens="embedding".')
         coordinates = torch.tensor([f.coordinates for f in schema.features])
         self.register_buffer("coordinates", coordinates, persistent=False)
-        numbers = [f.domain if isinstance(f.domain, Continuous) else Continuous() for f in schema.features]
-        self.register_buffer("loc", torch.tensor([n.loc for n in numbers], dtype=torch.float64), persistent=False)
-        self.register_buffer("scale", torch.tensor([n.scale for n in numbers], dtype=torch.float64), persistent=False)
+        self.units = Units(schema)
         n_axes = coordinates.shape[1]
         self.g_z = _mlp([n_axes, *config.mlp_widths, config.d_model])
         self.g_u = _mlp([n_axes + 1, *config.mlp_widths, config.d_model])
@@ -51,7 +48,7 @@ class MlpTokens(nn.Module):
 
     def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
         at = self.coordinates[features]  # batch n axes
-        x = ((values - self.loc[features]) / self.scale[features]).to(at.dtype)  # labels stay as they are
+        x = self.units.standardise(values, features).to(at.dtype)
         u: Tensor = self.g_u(torch.cat([at, x[..., None]], -1)) * self.factor
         return u
 
@@ -77,8 +74,6 @@ class EmbeddingTokens(nn.Module):
     is_number: Tensor
     has_waves: Tensor
     slots: Tensor
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, schema: Schema, d_model: int, std: float = 0.5) -> None:
         super().__init__()
@@ -130,9 +125,7 @@ class EmbeddingTokens(nn.Module):
         keys = list(dict.fromkeys(f.name if f.learned else "" for f in numeric))
         slots = [keys.index(f.name if f.learned else "") if f in numeric else 0 for f in schema.features]
         self.register_buffer("slots", torch.tensor(slots), persistent=False)
-        units = torch.tensor([_units(f.domain) for f in schema.features], dtype=torch.float64)
-        self.register_buffer("loc", units[:, 0].contiguous(), persistent=False)
-        self.register_buffer("scale", units[:, 1].contiguous(), persistent=False)
+        self.units = Units(schema, lambda n: ((n - 1) / 2, max(n - 1, 1) / 4))  # labels spread from -2 to 2
         if numeric:
             n_inputs = 2 + 2 * self.n_waves
             self.number = nn.Parameter(torch.randn(len(keys), d_model, n_inputs) * std / math.sqrt(n_inputs / 2))
@@ -153,7 +146,7 @@ class EmbeddingTokens(nn.Module):
         if not numeric:
             return u
         at = self.has_waves[features].nonzero(as_tuple=True)
-        x = ((values[at] - self.loc[features[at]]) / self.scale[features[at]]).to(u.dtype)
+        x = self.units.standardise(values[at], features[at]).to(u.dtype)
         nothing = self.number.new_zeros(()).expand(self.number.shape[:2])
         with torch.autocast(u.device.type, enabled=False):  # numbers need more digits than bfloat16 has
             told = linear_per_slot(self._waves(x), self.slots[features[at]], self.number, nothing)
@@ -163,11 +156,3 @@ class EmbeddingTokens(nn.Module):
         x = x.clamp(-1e4, 1e4)  # a far outlier must not drown the rest of its row
         phase = x[:, None] * math.pi / 8 * 2.0 ** torch.arange(self.n_waves, dtype=x.dtype, device=x.device)
         return torch.cat([torch.asinh(x)[:, None], torch.tanh(x)[:, None], phase.sin(), phase.cos()], -1)
-
-
-def _units(domain: Domain) -> tuple[float, float]:
-    """Give loc and scale of numbers, and of ordinal labels such that they spread from -2 to 2."""
-    if isinstance(domain, Continuous):
-        return domain.loc, domain.scale
-    n = getattr(domain, "n_labels", 1)
-    return (n - 1) / 2, max(n - 1, 1) / 4

@@ -1,0 +1,47 @@
+"""Units: where each feature's values lie and how far they spread, in as many digits as the data have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from deformer.data.schema import Continuous, Domain, Schema
+
+
+def _as_they_are(n_labels: int) -> tuple[float, float]:
+    return 0.0, 1.0
+
+
+class Units(nn.Module):
+    """The location and scale of each feature's values, in float64 whatever the precision of the model around them.
+
+    Rounded, they would tell apart no more what lies close together far from zero.
+
+    Args:
+        of_labels: Location and scale of the labels 0, ..., n - 1; numbers have those of their domain.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, schema: Schema, of_labels: Callable[[int], tuple[float, float]] = _as_they_are) -> None:
+        super().__init__()
+
+        def pair(domain: Domain) -> tuple[float, float]:
+            return (domain.loc, domain.scale) if isinstance(domain, Continuous) else of_labels(domain.n_labels)
+
+        units = torch.tensor([pair(f.domain) for f in schema.features], dtype=torch.float64)
+        self.register_buffer("loc", units[:, 0].contiguous(), persistent=False)
+        self.register_buffer("scale", units[:, 1].contiguous(), persistent=False)
+
+    def standardise(self, values: Shaped[Tensor, "..."], features: Int[Tensor, "..."] | int) -> Float[Tensor, "..."]:
+        """Give values of features in their units."""
+        return (values - self.loc[features]) / self.scale[features]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        exact = self.loc, self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.loc, self.scale = (t.to(self.loc.device) for t in exact)  # of what fn does only the move counts
+        return self
