@@ -57,4 +57,6 @@ def test_alarms_keep_their_rate_and_find_what_the_model_never_saw() -> None:
     strange = as_rows(torch.ones(50, 16), schema)
     results = early_alarm.detection(model, (ordinary[0], None), (ordinary[1], None), (strange, None))
     assert results["detected_at_0.05"][-1] == 1.0
-    assert np.mean(results["false_at_0.05"]) < 0.1
+    assert results["false_at_0.05"] == sorted(results["false_at_0.05"])  # who was flagged once stays so
+    assert results["false_at_0.05"][-1] < 0.1
+    assert np.mean(results["false_per_length_at_0.05"]) < 0.1

@@ -15,7 +15,7 @@ from deformer.nn.model import DEformer, new_model
 from deformer.tasks import streaming
 from deformer.tasks.density import log_prob
 from deformer.tasks.pool import SessionPool
-from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes, thresholds
+from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes, row_thresholds, thresholds
 
 EVERY = pytest.mark.parametrize("config", CONFIGS)
 
@@ -228,12 +228,15 @@ def test_a_pool_refuses_what_a_session_refuses() -> None:
 def test_alarms_keep_their_rate_at_every_length() -> None:
     model = small_model("mixed", "two_stream", torch.float32)
     rows = random_rows(model.schema, 2000).float()
-    alarms = calibrate(model, rows[:1000], 0.05, generator=generator(0))
+    alarms = calibrate(model, rows[:1000], 0.05, per="length", generator=generator(0))
     assert len(alarms.thresholds) == 5
     fresh = excess_of_prefixes(model, rows[1000:], 2, generator(1))
     above = (fresh > torch.tensor(alarms.thresholds)).double().mean(0)
     assert (above < 0.09).all()
     assert (above[1:] > 0.02).all()  # one label alone has too few surprises to tell five per cent of them apart
+    of_rows = calibrate(model, rows[:1000], 0.05, generator=generator(0))
+    ever = (fresh > torch.tensor(of_rows.thresholds)).any(1).double().mean()
+    assert 0.02 < ever < 0.09 < (fresh > torch.tensor(alarms.thresholds)).any(1).double().mean()
     session = Session(model, alarms=Alarms((-100.0, 100.0), 0.05))
     told = arrivals(model, 0)
     assert [session.observe(*pair).alarm for pair in told[:3]] == [True, False, False]
@@ -245,6 +248,8 @@ def test_thresholds_of_few_rows_keep_the_rate_on_average() -> None:
     draws = torch.randn(2000, 60, 2, generator=generator(0))
     above = torch.stack([(t[39:] > thresholds(t[:39], 0.05, 1)).double().mean(0) for t in draws])
     torch.testing.assert_close(above.mean(0), torch.full((2,), 0.05, dtype=torch.float64), rtol=0, atol=0.005)
+    ever = torch.stack([(t[39:] > row_thresholds(t[:39], 0.05, 1)).any(1).double().mean() for t in draws]).mean()
+    assert 0.045 < ever < 0.065
     some = torch.tensor([[1.0, math.nan], [2.0, 7.0], [3.0, math.nan]])
     assert thresholds(some, 0.05, 1).tolist() == [3.0, 7.0]
     assert thresholds(some.repeat_interleave(2, 0), 0.5, 2).tolist() == [2.0, 7.0]

@@ -226,10 +226,15 @@ class DEformerDensity(_TableEstimator):
         check_is_fitted(self)
         return SessionPool(self.table_.model, self.table_.codec, alarms=alarms, memory=memory)
 
-    def alarms(self, X: Any, rate: float = 0.01) -> Alarms:
-        """Calibrate alarms of sessions on ordinary rows that fit did not see, for a rate of false alarms."""
+    def alarms(self, X: Any, rate: float = 0.01, per: Literal["row", "length"] = "row") -> Alarms:
+        """Calibrate alarms of sessions on ordinary rows that fit did not see; see `calibrate`.
+
+        Args:
+            rate: Share of ordinary rows that may raise an alarm.
+            per: "row": at any time; "length": at a number of values chosen in advance.
+        """
         X = self._checked(X)
-        return tables.alarms(self.table_, X, rate)
+        return tables.alarms(self.table_, X, rate, per=per)
 
 
 class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]

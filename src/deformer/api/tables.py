@@ -330,11 +330,13 @@ def expect(
     return answers
 
 
-def alarms(table: TableModel, ordinary: Any, rate: float, n_orders: int = 4) -> Alarms:
+def alarms(
+    table: TableModel, ordinary: Any, rate: float, n_orders: int = 4, per: Literal["row", "length"] = "row"
+) -> Alarms:
     """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
     rows, base = codes_and_base(table, ordinary)
     draws = generator(table.seed, "alarms")
-    return calibrate(table.model, rows, rate, n_orders=n_orders, generator=draws, log_base=base)
+    return calibrate(table.model, rows, rate, per=per, n_orders=n_orders, generator=draws, log_base=base)
 
 
 def codes_and_base(table: TableModel, values: Any) -> tuple[Rows, Tensor]:

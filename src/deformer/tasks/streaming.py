@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ class Alarms:
 
     Args:
         thresholds: The n-th belongs to n + 1 values.
-        rate: Share of rows like those of calibration that lie above the threshold, at each number of values; less where
-            many rows have the same surprise.
+        rate: The share of false alarms that `calibrate` was asked for.
     """
 
     thresholds: tuple[float, ...]
@@ -324,24 +323,28 @@ def calibrate(
     values: Any,
     rate: float = 0.01,
     *,
+    per: Literal["row", "length"] = "row",
     n_orders: int = 4,
     generator: torch.Generator,
     log_base: Tensor | None = None,
 ) -> Alarms:
-    """Choose thresholds so that ordinary rows raise an alarm at the given rate at most, at each number of values.
+    """Choose thresholds so that ordinary rows raise an alarm at the given rate at most, less where many are alike.
 
     Args:
         values: Ordinary rows that the model was not trained on; of very many, 10,000 or 100 / rate of them are drawn.
             Longer prefixes than theirs share the last threshold.
-        rate: Share of ordinary rows above each threshold; fewer than 1 / rate rows cannot show it, and give their
-            highest excess.
+        rate: Share of false alarms; fewer than 1 / rate rows cannot show it, and give their highest excess.
+        per: What the rate is a share of: "row", ordinary rows that raise an alarm at any time; "length", ordinary rows
+            that lie above the threshold at a number of values chosen in advance.
         log_base: As in `excess_of_prefixes`.
 
     Raises:
-        InputError: A rate outside (0, 1), or rows without any value.
+        InputError: A rate outside (0, 1), another word for `per`, or rows without any value.
     """
     if not 0 < rate < 1:
         raise InputError(f"The rate of false alarms must lie between 0 and 1, not {rate}.")
+    if per not in ("row", "length"):
+        raise InputError(f"per must be 'row' or 'length', not {per!r}.")
     rows, enough = as_rows(values, model.schema), max(MANY_ROWS, math.ceil(100 / rate))
     if len(rows) > enough:
         some = torch.randperm(len(rows), generator=generator)[:enough]
@@ -350,7 +353,19 @@ def calibrate(
     known = excess[:, ~excess.isnan().all(0)]
     if not known.shape[1]:
         raise InputError("Thresholds need rows with at least one value.")
-    return Alarms(tuple(thresholds(known, rate, n_orders).tolist()), rate)
+    limits = row_thresholds(known, rate, n_orders) if per == "row" else thresholds(known, rate, n_orders)
+    return Alarms(tuple(limits.tolist()), rate)
+
+
+def row_thresholds(excess: Float[Tensor, "prefixes features"], rate: float, n_orders: int) -> Float[Tensor, "features"]:
+    """Give limits of which a new ordinary row exceeds any at a rate: the mean and so many deviations at each length.
+
+    Deviations do not shrink with the length, lest few long rows, which may be alike, make the limit too tight.
+    """
+    mean = excess.nanmean(0)
+    deviation = (excess - mean).square().nanmean(0).sqrt().cummax(0).values.clamp(min=1e-9)
+    highest = ((excess - mean) / deviation).nan_to_num(nan=-torch.inf).amax(1, keepdim=True)
+    return mean + deviation * thresholds(highest[highest[:, 0] > -torch.inf], rate, n_orders)
 
 
 def thresholds(excess: Float[Tensor, "prefixes features"], rate: float, n_orders: int) -> Float[Tensor, "features"]:
