@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import RESULTS, circumstances, matmul_rate, uninterrupted
+from benchmarks.tables.density import markdown
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
 from deformer.api.tables import table_network, table_training
@@ -32,7 +33,7 @@ from deformer.data.schema import Schema
 from deformer.data.sources import Source
 from deformer.data.table import subset
 from deformer.errors import InputError
-from deformer.tasks.density import NLL, batches, log_prob
+from deformer.tasks.density import NLL, log_prob
 from deformer.train.process import bfloat16_is_fast, keep_memory
 
 FOLDER = RESULTS / "compare"
@@ -58,6 +59,10 @@ class Contender(Protocol):
         """Say whether scores are those of one order each; else their mean estimates the mean over orders."""
 
     @property
+    def rounds(self) -> bool:
+        """Say whether products are rounded to bfloat16 in training, where that is fast."""
+
+    @property
     def parameters(self) -> int: ...
 
 
@@ -68,7 +73,7 @@ class Ours:
         orders: "random", or "raster" for a model of one order.
     """
 
-    exact = True
+    exact = rounds = True
 
     def __init__(
         self, schema: Schema, network: dict[str, Any], training: dict[str, Any], orders: str = "random"
@@ -103,7 +108,8 @@ class Theirs:
     """A baseline.
 
     Args:
-        rounds: Whether its products may be rounded to bfloat16, as the DEformer's are where that is fast.
+        rounds: Whether its products may be rounded to bfloat16, as the DEformer's are where that is fast; those of a
+            model that is no faster so are not.
     """
 
     def __init__(self, model: Baseline, lr: float = 1e-3, batch: int = 100, rounds: bool = False) -> None:
@@ -126,7 +132,7 @@ class Theirs:
         assert isinstance(self.model, MaskedTransformer)
         x = self.model.complete(rows)
         with torch.no_grad():
-            return torch.cat([self.model.estimate(x[part], draws) for part in batches(len(x), x.shape[1])])
+            return torch.cat([self.model.estimate(x[part], draws) for part in self.model.parts(len(x))])
 
     def sample(self, n: int, draws: torch.Generator) -> Tensor:
         return self.model.sample(n, draws)
@@ -160,7 +166,7 @@ def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Callable[[Sour
 
 SEVERAL_ORDERS = (
     *("deformer", "deformer interleaved", "deformer single stream", "masked Transformer", "DeepNADE"),
-    *("MADE, 32 orders", "MADE, sampled orders"),
+    "MADE, 32 orders",
 )
 MODELS: dict[str, Callable[[Source], Contender]] = {
     "deformer": ours({}),
@@ -169,43 +175,47 @@ MODELS: dict[str, Callable[[Source], Contender]] = {
     "masked Transformer": theirs(MaskedTransformer, batch=16, rounds=True),
     "DeepNADE": theirs(DeepNADE, rounds=True),
     "MADE, 32 orders": theirs(lambda s: MADE(s, (2000, 2000) if len(s) > MANY_FEATURES else (500, 500)), rounds=True),
-    "MADE, sampled orders": theirs(lambda s: MADE(s, (500,), n_masks=1000, looks=32), rounds=True),
     "deformer, fixed order": ours({}, "raster"),
     "NADE": theirs(NADE, batch=20),
     "MADE, one order": theirs(lambda s: MADE(s, (500,), n_masks=1), rounds=True),
     "TraDE": theirs(TraDE, lr=3e-4, batch=32, rounds=True),
-    "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn", 64), batch=32),
+    "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn", 64), batch=32, rounds=True),
     "Row LSTM": theirs(lambda s: PixelRNN(s, "row"), batch=16),
-    "Diagonal BiLSTM": theirs(lambda s: PixelRNN(s, "diagonal"), batch=16),
+    "Diagonal BiLSTM": theirs(lambda s: PixelRNN(s, "diagonal"), batch=16, rounds=True),
 }
 
 
 def measure(
-    name: str, source: Source, minutes: float, n_rows: int, n_orders: int, n_looked_at: int = 500
+    make: Callable[[Source], Contender],
+    source: Source,
+    minutes: float,
+    n_rows: int,
+    n_orders: int,
+    n_looked_at: int = 500,
 ) -> dict[str, Any]:
-    """Train a model and score test rows; of those that take any order the mean and the ensemble over several."""
+    """Train a model and score test rows; under several orders the mean and the ensemble."""
     torch.manual_seed(0)
     assert source.test is not None
-    model = MODELS[name](source)
+    model, machine = make(source), circumstances()
     # A machine shared with others may be slower for one model than for the next: the result tells.
     rate_before = matmul_rate(torch.float32)
     along, nll, rows_seen = model.train(source, minutes, n_looked_at)
     rates = [rate_before, matmul_rate(torch.float32)]
     rows = subset(source.test, n_rows, generator(0, "test rows"))
-    k = n_orders if name in SEVERAL_ORDERS else 1
     start = time.monotonic()
-    scores = NLL(torch.stack([-model.log_prob(rows, number).double() for number in range(k)]))
+    scores = NLL(torch.stack([-model.log_prob(rows, number).double() for number in range(n_orders)]))
     scoring, start = time.monotonic() - start, time.monotonic()
     model.sample(16, generator(0))
     result = {
         **{"parameters": model.parameters, "rows_seen": rows_seen, "rows_per_second": rows_seen / (60 * along[-1])},
-        **{"nll": scores.mean, "error": scores.mean_error, "orders": k, "test_rows": len(rows), "exact": model.exact},
+        **{"nll": scores.mean, "error": scores.mean_error, "test_rows": len(rows), "exact": model.exact},
         "wanted": wanted(source, minutes, n_rows, n_orders),
         **{"scoring_seconds": scoring, "sampling_seconds_of_16": time.monotonic() - start},
-        **{"minutes": along, "validation_nll": nll, "machine": circumstances()},
+        **{"minutes": along, "validation_nll": nll, "machine": machine},
+        "bfloat16": model.rounds and bfloat16_is_fast(),
         "float32_operations_per_second": rates,
     }
-    if k > 1 and model.exact:
+    if n_orders > 1 and model.exact:
         result |= {"ensemble": scores.ensemble, "ensemble_error": scores.ensemble_error}
     return result
 
@@ -228,19 +238,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
     A row of which a random subset of features was trained on counts as a row. A mean over orders with a ~ is estimated.
     """
-    lines = [
-        "| model | parameters | rows/s | NLL, mean over orders (nats) | ensemble | NLL, fixed order | 16 samples (s) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in (n for n in MODELS if n in results):
-        r = results[name]
+    head = ["model", "parameters", "rows/s", "NLL, mean over orders (nats)", "ensemble", "NLL, fixed order"]
+    lines = []
+    for name, r in results.items():
         score = f"{'' if r.get('exact', True) else '~'}{r['nll']:.2f} +- {r['error']:.2f}"
         any_order = name in SEVERAL_ORDERS
         together = f"{r['ensemble']:.2f} +- {r['ensemble_error']:.2f}" if "ensemble" in r else ""
-        cells = [f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
-        cells += ["" if any_order else score, f"{r['sampling_seconds_of_16']:.1f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        cells = [name, f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
+        lines.append([*cells, "" if any_order else score, f"{r['sampling_seconds_of_16']:.1f}"])
+    return markdown([*head, "16 samples (s)"], lines)
 
 
 def settled(minutes: list[float], nats: list[float]) -> tuple[list[float], list[float]]:
@@ -270,20 +276,21 @@ def main(words: list[str] | None = None) -> None:
     source = with_parts(load_source(chosen.source), 0)
     folder = chosen.output / folder_of(chosen.source, chosen.minutes)
     folder.mkdir(parents=True, exist_ok=True)
-    required = wanted(source, chosen.minutes, chosen.rows, chosen.orders)
+    n_orders = {name: chosen.orders if name in SEVERAL_ORDERS else 1 for name in MODELS}
+    required = {name: wanted(source, chosen.minutes, chosen.rows, n) for name, n in n_orders.items()}
     for name in chosen.models:
         path = folder / f"{name}.json"
-        if (done := counted(path, required)) is not None:
+        if (done := counted(path, required[name])) is not None:
             print(f"{name}: {done['nll']:.2f} +- {done['error']:.2f}, measured before")
             continue
         try:
-            result = measure(name, source, chosen.minutes, chosen.rows, chosen.orders)
+            result = measure(MODELS[name], source, chosen.minutes, chosen.rows, n_orders[name])
         except InputError as error:
             print(f"{name}: {error}")
             continue
         path.write_text(json.dumps(result, indent=2) + "\n")
         print(f"{name}: {result['nll']:.2f} +- {result['error']:.2f}", flush=True)
-    found = {path.stem: counted(path, required) for path in sorted(folder.glob("*.json"))}
+    found = {name: counted(folder / f"{name}.json", required[name]) for name in MODELS}
     results = {name: result for name, result in found.items() if result is not None}
     (folder / "table.md").write_text(table(results))
     curves = {name: settled(r["minutes"], r["validation_nll"]) for name, r in results.items()}

@@ -24,7 +24,7 @@ IMAGE = image_schema(2, 4, Binary())
 MODELS = {
     "deep_nade": lambda: DeepNADE(SCHEMA, (16, 16)),
     "nade": lambda: NADE(SCHEMA, 16),
-    "masked": lambda: MaskedTransformer(SCHEMA, ModelConfig(d_model=16, n_layers=2, neighbourhood=0)),
+    "masked": lambda: MaskedTransformer(SCHEMA, ModelConfig(d_model=16, n_layers=2)),
     "made": lambda: MADE(SCHEMA, (24, 16), n_masks=3),
     "trade": lambda: TraDE(SCHEMA, 16, 2, 2, 32, dropout=0.0),
     **{kind: partial(PixelRNN, IMAGE, kind, 4, 2) for kind in ("row", "diagonal", "cnn")},
@@ -90,7 +90,7 @@ def test_gradients_flow_from_every_earlier_feature_and_no_other(name: str) -> No
 
 def _terms_given(model: Baseline, told: torch.Tensor, chosen: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     if isinstance(model, MADE):
-        return model.conditionals(told, int(model._which(order))).log_prob(chosen)
+        return model.conditionals(told, model.masks(int(model._which(order)))).log_prob(chosen)
     if isinstance(model, RasterBaseline):
         return model.conditionals(told).log_prob(chosen)
     assert isinstance(model, DeepNADE)
@@ -193,6 +193,34 @@ def test_what_a_model_cannot_do_it_refuses() -> None:
         DeepNADE(table_schema([Binary(), Continuous()]))
     with pytest.raises(InputError, match="how long"):
         fit_baseline(nade, as_rows(row, SCHEMA), as_rows(row, SCHEMA))
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    near, far = (table_schema([Binary(), Continuous(loc, 10.0)]) for loc in (0.0, 1.7e9))
+    rows = torch.tensor([[1.0, 20.0], [0.0, -5.0]], dtype=torch.float64)
+    shifted = rows + torch.tensor([0.0, 1.7e9], dtype=torch.float64)
+    for make in (lambda s: TraDE(s, 16, 2, 2, 32), lambda s: MaskedTransformer(s, ModelConfig(d_model=16, n_heads=1))):
+        scores = []
+        for schema, x in ((near, rows), (far, shifted)):
+            torch.manual_seed(0)
+            model = make(schema)
+            scores.append(model.log_prob(x))
+            drawn = model.sample(3, generator(0))
+        torch.testing.assert_close(*scores)
+        assert (drawn[:, 1] != drawn[:, 1].round()).any()
+
+
+def test_layers_of_trade_begin_unlike() -> None:
+    first, second = TraDE(SCHEMA, 16, 2, 2, 32).blocks
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)
+
+
+def test_a_kept_mask_is_the_one_that_is_made_anew() -> None:
+    kept, again = (MADE(IMAGE, (16,), n_masks=n) for n in (32, 33))
+    again.own_orders[:32], again.degrees[:32] = kept.own_orders, kept.degrees
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(kept.masks(3), again.masks(3), strict=True))
+    assert kept.double().masks(3)[0].dtype == torch.float64
 
 
 def test_images_are_slanted_and_set_upright_again() -> None:

@@ -22,7 +22,7 @@ def test_models_are_compared_and_what_is_there_is_not_measured_again(
     compare.main(words)
     assert capsys.readouterr().out.count("measured before") == len(SOME)
     result = json.loads((tmp_path / "digits-binary-0.002" / "NADE.json").read_text())
-    assert result["orders"] == 1
+    assert result["wanted"]["orders"] == 1
     assert "ensemble" not in result
 
 

@@ -9,21 +9,19 @@ from torch import Tensor
 
 from deformer.baselines.baseline import Baseline, Batch
 from deformer.data.orders import random_orders
+from deformer.data.schema import Schema
 from deformer.data.table import as_rows
 from deformer.nn.heads import Conditionals
-from deformer.tasks.density import batches
 
 LOOKS = 4  # draws of what is known, for each validation row
 
 
 class AnyOrderBaseline(Baseline):
-    """A model of p(any feature | any set of known ones).
+    """A model of p(any feature | any set of known ones), whose network runs once for each conditional."""
 
-    Attributes:
-        rows_at_once: How many rows its network is given at a time in scoring.
-    """
-
-    rows_at_once = 8192
+    def __init__(self, schema: Schema, rows_at_once: int = 8192) -> None:
+        super().__init__(schema)
+        self.rows_at_once = rows_at_once
 
     @abstractmethod
     def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
@@ -49,14 +47,13 @@ class AnyOrderBaseline(Baseline):
     @torch.no_grad()
     def look(self, x: Batch, draws: torch.Generator) -> float:
         """Estimate the NLL by the training objective, the same draws at every look: exact orders cost D runs a row."""
-        parts = batches(len(x), len(self.schema))
-        sums = [len(x[part]) * self.loss(x[part], draws).item() for part in parts for _ in range(LOOKS)]
+        sums = [len(x[p]) * self.loss(x[p], draws).item() for p in self.parts(len(x)) for _ in range(LOOKS)]
         return sum(sums) / (len(x) * LOOKS)
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         """Run the network once for each feature of each row, many at a time."""
         n, d = x.shape
-        place, out = orders.argsort(-1), torch.empty_like(x)
+        place, out = orders.argsort(-1), torch.empty(x.shape, dtype=self.dtype)
         for start in range(0, n * d, self.rows_at_once):
             flat = torch.arange(start, min(start + self.rows_at_once, n * d))
             row, feature = flat // d, flat % d
@@ -66,7 +63,7 @@ class AnyOrderBaseline(Baseline):
         return out
 
     def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
-        nothing = torch.zeros(orders.shape, dtype=self.dtype)
+        nothing = torch.zeros(orders.shape, dtype=self.value_dtype)
         return self._fill(nothing, orders, torch.zeros(len(orders), dtype=torch.long), draws)
 
     def _fill(self, x: Batch, orders: Tensor, n_known: Int[Tensor, "batch"], draws: torch.Generator) -> Batch:
@@ -84,6 +81,6 @@ class AnyOrderBaseline(Baseline):
     def impute(self, values: Any, draws: torch.Generator) -> Batch:
         """Draw missing values jointly, given what each row has."""
         rows = as_rows(values, self.schema)
-        x, orders, n_known = rows.values.to(self.dtype), random_orders(rows.observed, draws), rows.observed.sum(-1)
-        parts = batches(len(x), len(self.schema))
-        return torch.cat([self._fill(x[part], orders[part], n_known[part], draws) for part in parts])
+        x, orders = rows.values.to(self.value_dtype), random_orders(rows.observed, draws)
+        n_known = rows.observed.sum(-1)
+        return torch.cat([self._fill(x[p], orders[p], n_known[p], draws) for p in self.parts(len(x))])

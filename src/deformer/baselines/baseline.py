@@ -3,6 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from deformer.data.schema import Feature, Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
-from deformer.tasks.density import batches
+from deformer.tasks.density import TOKENS_PER_BATCH
 
 Batch = Float[Tensor, "batch features"]
 
@@ -26,11 +27,16 @@ def own_features(schema: Schema) -> Schema:
 
 
 class Baseline(nn.Module, ABC):
-    """A density over complete rows of one schema."""
+    """A density over complete rows of one schema.
+
+    Attributes:
+        rows_at_once: How many rows its network takes at a time.
+    """
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+        self.rows_at_once = max(1, TOKENS_PER_BATCH // len(schema))
 
     @abstractmethod
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
@@ -76,14 +82,13 @@ class Baseline(nn.Module, ABC):
         else:
             orders = check_orders(orders, len(x), len(self.schema), complete=True)
             self.check(orders)
-        parts = batches(len(x), len(self.schema))
-        return torch.cat([self.terms(x[part], orders[part]).sum(-1) for part in parts])
+        return torch.cat([self.terms(x[part], orders[part]).sum(-1) for part in self.parts(len(x))])
 
     @torch.no_grad()
     def sample(self, n: int, draws: torch.Generator) -> Batch:
         """Draw rows."""
         orders = self.orders(n, draws)
-        return torch.cat([self.draw(orders[part], draws) for part in batches(n, len(self.schema))])
+        return torch.cat([self.draw(orders[part], draws) for part in self.parts(n)])
 
     @torch.no_grad()
     def impute(self, values: Any, draws: torch.Generator) -> Batch:
@@ -98,6 +103,15 @@ class Baseline(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """That of labels is the model's; numbers may lie far from zero and keep all their digits."""
+        return torch.float64 if self.schema.has_numbers else self.dtype
+
+    def parts(self, n: int) -> Iterator[slice]:
+        """Cut n rows into pieces that the network takes at once."""
+        return (slice(start, start + self.rows_at_once) for start in range(0, n, self.rows_at_once))
+
     def complete(self, values: Any) -> Batch:
         """Give rows as the model takes them.
 
@@ -107,7 +121,7 @@ class Baseline(nn.Module, ABC):
         rows = as_rows(values, self.schema)
         if not rows.observed.all():
             raise InputError(f"{type(self).__name__} needs complete rows.")
-        return rows.values.to(self.dtype)
+        return rows.values.to(self.value_dtype)
 
 
 @dataclass
@@ -138,7 +152,7 @@ def fit_baseline(
     the best weights, and after three such times the training ends. So rows that are soon overfitted do no harm.
 
     Args:
-        minutes, steps: The first to be reached ends the run; looks take a tenth of the time at most.
+        minutes, steps: The first to be reached ends the run; under the clock looks take a tenth of the time at most.
         bfloat16: Whether products are rounded.
 
     Raises:
@@ -170,7 +184,7 @@ def fit_baseline(
         done = max(took / (60 * minutes) if minutes else 0.0, step / steps if steps else 0.0)
         waited = took - looked
         due = step % max(1, epoch) == 0 or (minutes is not None and waited > 60 * minutes / 50)
-        if done < 1 and (not due or waited < 9 * look_took):
+        if done < 1 and (not due or (minutes is not None and waited < 9 * look_took)):
             continue
         nll = model.eval().look(held_out, generator(seed, "validation"))
         looked, look_took = time.monotonic() - begin, time.monotonic() - begin - took

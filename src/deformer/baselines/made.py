@@ -1,6 +1,8 @@
 """MADE: an autoencoder whose weights are masked so that each output sees only what its order puts before it."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,9 @@ from deformer.data.seeds import generator
 from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
+
+Masks = list[Tensor]
+FEW_MASKS = 32  # of two layers of 2,000 units for 784 pixels they take a gigabyte
 
 
 class MaskedLinear(nn.Module):
@@ -48,11 +53,13 @@ class MADE(Baseline):
 
     own_orders: Tensor
     degrees: Tensor
+    _kept: dict[int, Masks]
 
     def __init__(
         self, schema: Schema, hidden: tuple[int, ...] = (500, 500), n_masks: int = 32, looks: int = 1, seed: int = 0
     ) -> None:
         super().__init__(schema)
+        self.rows_at_once, self._kept = 8192, {}
         self.labels, self.n_masks, self.looks, draws = Labels(schema), n_masks, looks, generator(seed, "masks")
         d = len(schema)
         self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))
@@ -68,12 +75,24 @@ class MADE(Baseline):
         self.direct = MaskedLinear(self.labels.n, self.labels.n, bias=False)
         self.hidden = hidden
 
-    def masks(self, which: int) -> tuple[list[Tensor], Tensor]:
-        """Give the mask of every layer, (outputs, inputs), and that of the direct connection."""
+    def masks(self, which: int) -> Masks:
+        """Give the mask of every layer, (outputs, inputs), and that of the direct connection, last.
+
+        Those of few orders are kept, since to make them costs as much as to use them.
+        """
+        if which in self._kept:
+            return self._kept[which]
         place = self.own_orders[which].argsort()[self.labels.owner] + 1  # of each input: 1, ..., D
         levels = [place, *torch.split(self.degrees[which], list(self.hidden))]
         masks = [after[:, None] >= before for before, after in zip(levels, levels[1:], strict=False)]
-        return [*masks, place[:, None] > levels[-1]], place[:, None] > place
+        numbers = [m.to(self.dtype) for m in (*masks, place[:, None] > levels[-1], place[:, None] > place)]
+        if self.n_masks <= FEW_MASKS:
+            self._kept[which] = numbers
+        return numbers
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._kept.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def start(self, rows: Rows) -> None:
         last = self.layers[-1]
@@ -82,11 +101,11 @@ class MADE(Baseline):
             nn.init.zeros_(weight)
         self.labels.fit_marginals(last.full.bias, rows.values.to(self.dtype))
 
-    def conditionals(self, x: Batch, which: int, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
-        """Give p(feature | those before it in one of the model's orders), of all features if none are named."""
-        masks, direct = self.masks(which)
+    def conditionals(self, x: Batch, masks: Masks, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
+        """Give p(feature | those before it in the order of the masks), of all features if none are named."""
+        *through, direct = masks
         h = encoded = self.labels.encode(x)
-        for i, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
+        for i, (layer, mask) in enumerate(zip(self.layers, through, strict=True)):
             h = layer(h, mask)
             h = F.relu(h) if i < len(self.hidden) else h
         return self.labels.conditionals(h + self.direct(encoded, direct), asked)
@@ -111,28 +130,28 @@ class MADE(Baseline):
 
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
         which = int(torch.randint(self.n_masks, (), generator=draws))
-        return -self.conditionals(x, which).log_prob(x).sum(-1).mean()
+        return -self.conditionals(x, self.masks(which)).log_prob(x).sum(-1).mean()
 
     @torch.no_grad()
     def look(self, x: Batch, draws: torch.Generator) -> float:
         if self.looks == 1:
             return super().look(x, draws)
         chosen = torch.randperm(self.n_masks, generator=draws)[: self.looks].tolist()
-        per_order = torch.stack([self.conditionals(x, k).log_prob(x).sum(-1) for k in chosen])
+        per_order = torch.stack([self.conditionals(x, self.masks(k)).log_prob(x).sum(-1) for k in chosen])
         return -(per_order.logsumexp(0) - math.log(len(chosen))).mean().item()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         which, out = self._which(orders), torch.empty_like(x)
         for k in set(which.tolist()):
             rows = which == k
-            out[rows] = self.conditionals(x[rows], k).log_prob(x[rows])
+            out[rows] = self.conditionals(x[rows], self.masks(k)).log_prob(x[rows])
         return out
 
     def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
         which, x = self._which(orders), torch.zeros(orders.shape, dtype=self.dtype)
         for k in set(which.tolist()):
-            rows = (which == k).nonzero()[:, 0]
+            rows, masks = (which == k).nonzero()[:, 0], self.masks(k)
             for feature in self.own_orders[k]:
                 asked = feature.expand(len(rows), 1)
-                x[rows, feature] = self.conditionals(x[rows], k, asked).sample(draws)[:, 0]
+                x[rows, feature] = self.conditionals(x[rows], masks, asked).sample(draws)[:, 0]
         return x

@@ -15,13 +15,13 @@ from deformer.nn.model import DEformer
 
 
 class MaskedTransformer(AnyOrderBaseline):
-    """The DEformer's tokens, blocks and heads, with full attention among one token for each feature.
+    """The DEformer's tokens, neighbours, blocks and heads, with full attention among one token for each feature.
 
     A known feature's token holds its value, any other asks for it. What is observed changes every token, so nothing can
     be kept from one observation to the next, and scoring a row takes as many passes as it has features.
 
     Args:
-        config: The shape of the network; its wiring and neighbourhood do not matter.
+        config: The shape of the network; its wiring does not matter.
 
     Example:
         >>> from deformer import Binary, table_schema
@@ -31,19 +31,21 @@ class MaskedTransformer(AnyOrderBaseline):
     """
 
     def __init__(self, schema: Schema, config: ModelConfig | None = None) -> None:
-        super().__init__(schema)
+        super().__init__(schema, rows_at_once=max(1, 2**16 // len(schema)))
         whole = DEformer(schema, config)
         self.tokens, self.blocks, self.norm = whole.tokens, whole.backbone.blocks, whole.backbone.norm
-        self.rotary, self.head = whole.rotary, whole.head
-        self.rows_at_once = max(1, 2**16 // len(schema))
+        self.rotary, self.head, self.neighbours = whole.rotary, whole.head, whole.neighbours
 
     def start(self, rows: Rows) -> None:
         self.head.fit_marginals(rows.values, rows.observed)
 
     def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
         features = torch.arange(x.shape[1]).expand(x.shape)
-        turns = None if self.rotary is None else self.rotary(features, x.dtype)
+        turns = None if self.rotary is None else self.rotary(features, self.dtype)
         h = torch.where(known[..., None] > 0, self.tokens.u(features, x), self.tokens.z(features))
+        if self.neighbours is not None:
+            evidence = self.neighbours.add(self.neighbours.start(len(x)), features, x, known > 0)
+            h = h + self.neighbours(features, evidence, torch.full((x.shape[1],), evidence.length))
         for block in self.blocks:
             y = block.enter(h)  # type: ignore[operator]
             h = block.leave(h, attend(block.ask(y, turns), *block.tell(y, turns)))  # type: ignore[operator]

@@ -32,7 +32,7 @@ class RasterBaseline(Baseline):
         return self.conditionals(x).log_prob(x)
 
     def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
-        x = torch.zeros(orders.shape, dtype=self.dtype)
+        x, rows = torch.zeros(orders.shape, dtype=self.value_dtype), torch.arange(len(orders))
         for i in range(x.shape[1]):
-            x[:, i] = self.conditionals(x).sample(draws)[:, i]
+            x[:, i] = self.conditionals(x).only(i, rows).sample(draws)[:, 0].to(x.dtype)
         return x

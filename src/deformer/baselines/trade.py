@@ -1,5 +1,7 @@
 """TraDE: a causal Transformer over the columns in their one order, with a recurrent encoding of position."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,10 +57,11 @@ class TraDE(RasterBaseline):
         self.number = nn.Parameter(torch.randn(d, d_model) / d_model**0.5)
         self.begin = nn.Parameter(torch.randn(d_model) / d_model**0.5)
         self.position = nn.GRU(d_model, d_model, batch_first=True)
-        layer = nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, "gelu", batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(d_model), enable_nested_tensor=False)
-        for block in self.blocks.layers:
+        options: dict[str, Any] = {"activation": "gelu", "batch_first": True, "norm_first": True}
+        blocks = [nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, **options) for _ in range(n_layers)]
+        for block in blocks:
             block.self_attn.dropout = 0.0  # it would take the fast kernels away
+        self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(d_model)
         self.head = Head(own_features(schema), d_model, n_components, "gaussian")
         self.eval()
 
@@ -69,10 +72,12 @@ class TraDE(RasterBaseline):
         n, d = x.shape
         discrete = self.sizes > 0
         label = self.starts + torch.where(discrete, x, 0).long()
-        standard = self.units.standardise(x, self.features).to(x.dtype)[..., None] * self.number
+        standard = self.units.standardise(x, self.features).to(self.dtype)[..., None] * self.number
         tokens = torch.where(discrete[:, None], self.labels(label.clamp(max=self.labels.num_embeddings - 1)), standard)
         shifted = torch.cat([self.begin.expand(n, 1, -1), tokens[:, :-1]], 1)
         causal = torch.ones(d, d, dtype=torch.bool, device=x.device).triu(1)
-        processed = self.blocks(shifted + self.position(shifted)[0], mask=causal, is_causal=True)
-        answer: Conditionals = self.head(processed, self.features.expand(n, d))
+        h = shifted + self.position(shifted)[0]
+        for block in self.blocks:
+            h = block(h, src_mask=causal, is_causal=True)
+        answer: Conditionals = self.head(self.norm(h), self.features.expand(n, d))
         return answer

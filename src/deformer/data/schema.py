@@ -129,6 +129,10 @@ class Schema:
         return len(self.features)
 
     @property
+    def has_numbers(self) -> bool:
+        return any(isinstance(f.domain, Continuous) for f in self.features)
+
+    @property
     def names(self) -> list[str]:
         return [f.name for f in self.features]
 

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deformer.data.orders import check_orders, move_to_front, permute, random_orders
-from deformer.data.schema import Continuous
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer, State
@@ -102,8 +101,8 @@ def _finish(model: DEformer, rows: Rows, orders: Tensor, generator: torch.Genera
 
 def precise(model: DEformer, values: Tensor) -> Tensor:
     """Give values the digits that drawn ones need: of numbers, which may lie far from zero, all."""
-    numbers = any(isinstance(f.domain, Continuous) for f in model.schema.features)
-    return values.to(torch.float64 if numbers or values.dtype == torch.float64 else model.dtype)
+    exact = model.schema.has_numbers or values.dtype == torch.float64
+    return values.to(torch.float64 if exact else model.dtype)
 
 
 def observe_known(model: DEformer, rows: Rows, orders: Int[Tensor, "batch features"]) -> State:
