@@ -152,7 +152,10 @@ def score(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Give the log-likelihood of each row in nats; higher is more normal. A table model has orders of its own seed."""
+    """Give ln p of each row in nats, higher is more normal: mean and ensemble over orders, and how far orders disagree.
+
+    A table model has orders of its own seed, and scores whole files.
+    """
     from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
