@@ -25,6 +25,7 @@ MODELS = {
     "deep_nade": lambda: DeepNADE(SCHEMA, (16, 16)),
     "nade": lambda: NADE(SCHEMA, 16),
     "masked": lambda: MaskedTransformer(SCHEMA, ModelConfig(d_model=16, n_layers=2)),
+    "masked_image": lambda: MaskedTransformer(IMAGE, ModelConfig(d_model=16, n_layers=1)),  # with neighbours
     "made": lambda: MADE(SCHEMA, (24, 16), n_masks=3),
     "trade": lambda: TraDE(SCHEMA, 16, 2, 2, 32, dropout=0.0),
     **{kind: partial(PixelRNN, IMAGE, kind, 4, 2) for kind in ("row", "diagonal", "cnn")},

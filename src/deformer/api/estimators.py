@@ -19,7 +19,7 @@ from deformer.data.libraries import is_frame, like
 from deformer.errors import InputError
 from deformer.tasks.pool import SessionPool
 from deformer.tasks.predictive import Predictive
-from deformer.tasks.streaming import Alarms, Session
+from deformer.tasks.streaming import Alarms, Per, Session
 from deformer.train.checkpoint import read_notes
 
 Floats = npt.NDArray[np.float64]
@@ -226,7 +226,7 @@ class DEformerDensity(_TableEstimator):
         check_is_fitted(self)
         return SessionPool(self.table_.model, self.table_.codec, alarms=alarms, memory=memory)
 
-    def alarms(self, X: Any, rate: float = 0.01, per: Literal["row", "length"] = "row") -> Alarms:
+    def alarms(self, X: Any, rate: float = 0.01, per: Per = "row") -> Alarms:
         """Calibrate alarms of sessions on ordinary rows that fit did not see; see `calibrate`.
 
         Args:

@@ -25,7 +25,7 @@ from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.predictive import Predictive, ask_together
 from deformer.tasks.sampling import complete as draw_missing
 from deformer.tasks.sampling import observe_known, sample
-from deformer.tasks.streaming import Alarms, calibrate
+from deformer.tasks.streaming import Alarms, Per, calibrate
 from deformer.train.checkpoint import describe, load, read_header, write_tensors
 from deformer.train.fit import fit
 from deformer.train.history import History
@@ -330,9 +330,7 @@ def expect(
     return answers
 
 
-def alarms(
-    table: TableModel, ordinary: Any, rate: float, n_orders: int = 4, per: Literal["row", "length"] = "row"
-) -> Alarms:
+def alarms(table: TableModel, ordinary: Any, rate: float, n_orders: int = 4, per: Per = "row") -> Alarms:
     """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
     rows, base = codes_and_base(table, ordinary)
     draws = generator(table.seed, "alarms")

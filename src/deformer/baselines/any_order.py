@@ -20,8 +20,7 @@ class AnyOrderBaseline(Baseline):
     """A model of p(any feature | any set of known ones), whose network runs once for each conditional."""
 
     def __init__(self, schema: Schema, rows_at_once: int = 8192) -> None:
-        super().__init__(schema)
-        self.rows_at_once = rows_at_once
+        super().__init__(schema, rows_at_once)
 
     @abstractmethod
     def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:

@@ -16,7 +16,7 @@ from deformer.data.schema import Feature, Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
-from deformer.tasks.density import TOKENS_PER_BATCH
+from deformer.tasks.density import TOKENS_PER_BATCH, pieces
 
 Batch = Float[Tensor, "batch features"]
 
@@ -29,14 +29,14 @@ def own_features(schema: Schema) -> Schema:
 class Baseline(nn.Module, ABC):
     """A density over complete rows of one schema.
 
-    Attributes:
-        rows_at_once: How many rows its network takes at a time.
+    Args:
+        rows_at_once: How many rows its network takes at a time. None: as many as the DEformer's.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, rows_at_once: int | None = None) -> None:
         super().__init__()
         self.schema = schema
-        self.rows_at_once = max(1, TOKENS_PER_BATCH // len(schema))
+        self.rows_at_once = max(1, TOKENS_PER_BATCH // len(schema)) if rows_at_once is None else rows_at_once
 
     @abstractmethod
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
@@ -110,7 +110,7 @@ class Baseline(nn.Module, ABC):
 
     def parts(self, n: int) -> Iterator[slice]:
         """Cut n rows into pieces that the network takes at once."""
-        return (slice(start, start + self.rows_at_once) for start in range(0, n, self.rows_at_once))
+        return pieces(n, self.rows_at_once)
 
     def complete(self, values: Any) -> Batch:
         """Give rows as the model takes them.

@@ -58,8 +58,8 @@ class MADE(Baseline):
     def __init__(
         self, schema: Schema, hidden: tuple[int, ...] = (500, 500), n_masks: int = 32, looks: int = 1, seed: int = 0
     ) -> None:
-        super().__init__(schema)
-        self.rows_at_once, self._kept = 8192, {}
+        super().__init__(schema, rows_at_once=8192)
+        self._kept = {}
         self.labels, self.n_masks, self.looks, draws = Labels(schema), n_masks, looks, generator(seed, "masks")
         d = len(schema)
         self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))

@@ -1,7 +1,5 @@
 """TraDE: a causal Transformer over the columns in their one order, with a recurrent encoding of position."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -57,8 +55,10 @@ class TraDE(RasterBaseline):
         self.number = nn.Parameter(torch.randn(d, d_model) / d_model**0.5)
         self.begin = nn.Parameter(torch.randn(d_model) / d_model**0.5)
         self.position = nn.GRU(d_model, d_model, batch_first=True)
-        options: dict[str, Any] = {"activation": "gelu", "batch_first": True, "norm_first": True}
-        blocks = [nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, **options) for _ in range(n_layers)]
+        blocks = [
+            nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, "gelu", batch_first=True, norm_first=True)
+            for _ in range(n_layers)
+        ]
         for block in blocks:
             block.self_attn.dropout = 0.0  # it would take the fast kernels away
         self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(d_model)

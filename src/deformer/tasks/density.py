@@ -75,8 +75,12 @@ def log_prob(model: DEformer, values: Any, **choices: Any) -> Float[Tensor, "bat
 
 def batches(n_rows: int, n_features: int) -> Iterator[slice]:
     """Cut rows into batches of about `TOKENS_PER_BATCH` tokens."""
-    size = max(1, TOKENS_PER_BATCH // max(n_features, 1))
-    return (slice(start, start + size) for start in range(0, n_rows, size))
+    return pieces(n_rows, max(1, TOKENS_PER_BATCH // max(n_features, 1)))
+
+
+def pieces(n: int, size: int) -> Iterator[slice]:
+    """Cut n things into pieces of a size."""
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _roles(rows: Rows, given: Names, targets: Names | None) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from deformer.nn.model import DEformer, State
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.predictive import Predictive
 
+Per = Literal["row", "length"]
 MANY_ROWS = 10_000  # enough for thresholds, though a table of ordinary rows may hold millions
 
 
@@ -323,7 +324,7 @@ def calibrate(
     values: Any,
     rate: float = 0.01,
     *,
-    per: Literal["row", "length"] = "row",
+    per: Per = "row",
     n_orders: int = 4,
     generator: torch.Generator,
     log_base: Tensor | None = None,
