@@ -21,7 +21,7 @@ from benchmarks.machine import RESULTS, circumstances, matmul_rate, uninterrupte
 from benchmarks.tables.density import markdown
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
-from deformer.api.tables import table_network, table_training
+from deformer.api.tables import share_in_time, table_network, table_training
 from deformer.api.training import with_parts
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
@@ -144,31 +144,33 @@ class Theirs:
 
 MANY_FEATURES = 500
 FEW_ROWS = 50_000  # MNIST has as many, and images of its own recipe
+Make = Callable[[Source, float], Contender]  # given the minutes of training
 
 
-def ours(network: dict[str, Any], orders: str = "random") -> Callable[[Source], Contender]:
-    """Make a DEformer; a table gets the network of `DEformerDensity`, and few rows its recipe against overfitting."""
+def ours(network: dict[str, Any], orders: str = "random") -> Make:
+    """Make a DEformer; of few rows as `DEformerDensity` does, of many with the defaults for images."""
 
-    def make(source: Source) -> Contender:
-        n_rows, n_features = len(source.train), len(source.schema)
-        own = network if source.shape else {**asdict(table_network(n_rows, n_features)), **network}
-        if n_rows < FEW_ROWS:
-            recipe = table_training(n_rows, n_features, minutes=None, epochs=None, steps=None, seed=0)
+    def make(source: Source, minutes: float) -> Contender:
+        size = (len(source.train), len(source.schema))
+        if len(source.train) < FEW_ROWS:
+            share = share_in_time(*size, minutes)
+            own = {**asdict(table_network(*size, share)), **network}
+            recipe = table_training(*size, minutes, epochs=None, steps=None, seed=0, share=share)
             return Ours(source.schema, own, {**asdict(recipe), "epochs": None}, orders)
-        return Ours(source.schema, own, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
+        return Ours(source.schema, network, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
 
     return make
 
 
-def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Callable[[Source], Contender]:
-    return lambda s: Theirs(make(s.schema), **choices)
+def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Make:
+    return lambda source, minutes: Theirs(make(source.schema), **choices)
 
 
 SEVERAL_ORDERS = (
     *("deformer", "deformer interleaved", "deformer single stream", "masked Transformer", "DeepNADE"),
     "MADE, 32 orders",
 )
-MODELS: dict[str, Callable[[Source], Contender]] = {
+MODELS: dict[str, Make] = {
     "deformer": ours({}),
     "deformer interleaved": ours({"wiring": "interleaved"}),
     "deformer single stream": ours({"wiring": "single_stream"}),
@@ -186,7 +188,7 @@ MODELS: dict[str, Callable[[Source], Contender]] = {
 
 
 def measure(
-    make: Callable[[Source], Contender],
+    make: Make,
     source: Source,
     minutes: float,
     n_rows: int,
@@ -196,7 +198,7 @@ def measure(
     """Train a model and score test rows; under several orders the mean and the ensemble."""
     torch.manual_seed(0)
     assert source.test is not None
-    model, machine = make(source), circumstances()
+    model, machine = make(source, minutes), circumstances()
     # A machine shared with others may be slower for one model than for the next: the result tells.
     rate_before = matmul_rate(torch.float32)
     along, nll, rows_seen = model.train(source, minutes, n_looked_at)

@@ -433,3 +433,26 @@ def test_expectations_of_rows_with_holes_alone_are_those_of_all() -> None:
     assert 0 < rows.sum() < 60
     pd.testing.assert_frame_equal(filled[rows], imputer.transform(holes[rows]), check_dtype=False)
     pd.testing.assert_frame_equal(imputer.transform(filled), filled)
+
+
+@pytest.mark.parametrize(
+    ("limits", "network", "shape"),
+    [
+        ({"minutes": 1e-4}, None, (64, 1)),
+        ({"minutes": 1e-4}, {"d_model": 32, "n_layers": 2}, (32, 2)),
+        ({"minutes": None, "steps": 1}, None, (128, 3)),
+        ({"minutes": 1e6, "steps": 1}, None, (128, 3)),
+    ],
+)
+def test_what_time_allows_decides_on_the_network(limits, network, shape) -> None:  # type: ignore[no-untyped-def]
+    X = np.random.default_rng(0).random((400, 60)) < 0.5
+    density = DEformerDensity(**limits, network=network, device="cpu", random_state=0).fit(X)
+    assert (density.table_.model.config.d_model, density.table_.model.config.n_layers) == shape
+
+
+def test_a_share_of_one_is_where_the_full_network_begins() -> None:
+    minutes = 100_000 * 80 / (60 * 16_000 * torch.get_num_threads())  # 100,000 rows of 80 columns
+    assert tables.share_in_time(5_000, 80, minutes) == pytest.approx(1)
+    assert tables.share_in_time(200, 80, minutes) == pytest.approx(10)  # few rows need fifty passes
+    layers = [tables.table_network(5_000, 80, share).n_layers for share in (0.19, 0.21, 0.99, 1.01)]
+    assert layers == [1, 2, 2, 3]

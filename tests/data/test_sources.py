@@ -67,7 +67,6 @@ def test_constant_and_missing_columns(tmp_path: Path) -> None:
 
 def test_a_source_that_is_nowhere_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEFORMER_DATA", raising=False)
-    monkeypatch.setattr("deformer.data.sources.BESIDE", tmp_path / "beside")
     monkeypatch.setattr("deformer.data.sources.cache", lambda: tmp_path / "cache")
 
     def offline(*_: object, **__: object) -> str:

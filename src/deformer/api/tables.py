@@ -1,5 +1,6 @@
 """Table models: a network and the codes of its columns, learned from a frame, asked and answering in frames."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from deformer.tasks.streaming import Alarms, Per, calibrate
 from deformer.train.checkpoint import describe, load, read_header, write_tensors
 from deformer.train.fit import fit
 from deformer.train.history import History
+from deformer.train.process import choose_device
 
 Combine = Literal["ensemble", "mean"]
 Names = Sequence[str]
@@ -53,34 +55,54 @@ class TableModel:
         return cls(Codec.of_schema(model.schema), model, seed)
 
 
-def table_network(n_rows: int, n_features: int) -> ModelConfig:
-    """Choose the shape of a network by the size of a table."""
-    d_model = 64 if n_rows * n_features < 20_000 else 128
-    return ModelConfig(d_model=d_model, n_layers=3, n_heads=2)
+def share_in_time(n_rows: int, n_features: int, minutes: float | None) -> float:
+    """Guess what share of the rows that the full network of a table needs it would see in some minutes on a CPU.
+
+    That is 16,000 cells a second and thread. Of fewer rows it learns hardly more than marginals, while a small network,
+    which sees three to ten times as many, is far ahead.
+    """
+    if minutes is None:
+        return math.inf
+    return 60 * minutes * torch.get_num_threads() * 16_000 / n_features / min(100_000, 50 * n_rows)
+
+
+def table_network(n_rows: int, n_features: int, share: float = math.inf) -> ModelConfig:
+    """Choose the shape of a network by the size of a table and by `share_in_time`."""
+    d_model = 64 if n_rows * n_features < 20_000 or share < 1 else 128
+    return ModelConfig(d_model=d_model, n_layers=1 if share < 0.2 else 2 if share < 1 else 3, n_heads=2)
 
 
 def table_training(
-    n_rows: int, n_features: int, minutes: float | None, epochs: float | None, steps: int | None, seed: int
+    n_rows: int,
+    n_features: int,
+    minutes: float | None,
+    epochs: float | None,
+    steps: int | None,
+    seed: int,
+    share: float = math.inf,
 ) -> TrainConfig:
     """Choose a training by the size of a table: whole rows, at most 8,000 cells a step, averaged weights.
 
     Few rows are held apart by noise and dropout, and end after `MOST_EPOCHS` passes or the first cycle of rates that
-    brings nothing better, well before their time is up; many rows are used once or twice in one cycle.
+    brings nothing better, well before their time is up; many rows are used once or twice in one cycle. Where time is
+    short, there is one cycle of small steps and high rates.
     """
+    hurried = share < 1
+    cells = 4096 if hurried else 8192
     return TrainConfig(
         minutes=minutes,
         epochs=MOST_EPOCHS if epochs is None else epochs,
         steps=steps,
         seed=seed,
         curriculum=((1.0, 1.0),),
-        rows_per_step=min(256, n_rows, max(16, n_rows // 16), max(4, 8192 // n_features)),
-        lr=2e-3,
+        rows_per_step=min(256, n_rows, max(16, n_rows // 16), max(4, cells // n_features)),
+        lr=8e-3 if hurried else 2e-3,
         muon_lr=1e-2,
         weight_decay=0.1,
         warmup_steps=50,
         dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
         noise=min(0.1, 2 / n_rows**0.5),
-        cycles=3 if n_rows * n_features < 3_000_000 else 1,
+        cycles=3 if n_rows * n_features < 3_000_000 and not hurried else 1,
         averaging=0.99,
         validation_rows=2000,
         validation_orders=2,
@@ -120,8 +142,9 @@ def learn(
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
     size = (len(rows), len(codec.names))
-    shape = ModelConfig(**{**asdict(table_network(*size)), **(network or {})})
-    config = table_training(*size, minutes, epochs, steps, seed)
+    share = share_in_time(*size, minutes) if choose_device(device).type == "cpu" else math.inf
+    shape = ModelConfig(**{**asdict(table_network(*size, share)), **(network or {})})
+    config = table_training(*size, minutes, epochs, steps, seed, share)
     config = TrainConfig(**{**asdict(config), **(training or {})})
     model = new_model(codec.schema, shape, seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)

@@ -24,8 +24,6 @@ MNIST_FILES = {
     "valid": ("1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2", 10_000),
     "test": ("e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c", 10_000),
 }
-# Where a copy of the data sets lies beside a checkout.
-BESIDE = Path("..", "shared", "data")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ def load_source(
 ) -> Source:
     """Load a data set by name, or a table by path.
 
-    Files are looked for in `data_dir`, in the folder that the environment variable DEFORMER_DATA names, in
-    `../shared/data` and in the user's cache; what is in none of them is downloaded there, if it has a public home.
+    Files are looked for in `data_dir`, in the folder that the environment variable DEFORMER_DATA names, and in
+    the user's cache; what is in none of them is downloaded there, if it has a public home.
 
     Args:
         name: "digits", "digits-binary", "mnist-binarized", "notmnist", or a path that ends in .npy, .npz, .csv or
@@ -99,7 +97,7 @@ def _splits(path: Path, schema: Schema | None) -> Source | None:
 
 
 def _folders(data_dir: str | Path | None) -> list[Path]:
-    named = [data_dir, os.environ.get("DEFORMER_DATA"), BESIDE]
+    named = [data_dir, os.environ.get("DEFORMER_DATA")]
     return [Path(folder) for folder in named if folder] + [cache()]
 
 
