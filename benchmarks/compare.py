@@ -10,7 +10,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import RESULTS, circumstances, matmul_rate, uninterrupted
+from benchmarks.recipe import defaults, label
 from benchmarks.tables.density import markdown
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, load_source, new_model, sample
 from deformer.api import plots
-from deformer.api.tables import share_in_time, table_network, table_training
 from deformer.api.training import with_parts
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
@@ -143,7 +142,6 @@ class Theirs:
 
 
 MANY_FEATURES = 500
-FEW_ROWS = 50_000  # MNIST has as many, and images of its own recipe
 Make = Callable[[Source, float], Contender]  # given the minutes of training
 
 
@@ -151,13 +149,10 @@ def ours(network: dict[str, Any], orders: str = "random") -> Make:
     """Make a DEformer; of few rows as `DEformerDensity` does, of many with the defaults for images."""
 
     def make(source: Source, minutes: float) -> Contender:
-        size = (len(source.train), len(source.schema))
-        if len(source.train) < FEW_ROWS:
-            share = share_in_time(*size, minutes)
-            own = {**asdict(table_network(*size, share)), **network}
-            recipe = table_training(*size, minutes, epochs=None, steps=None, seed=0, share=share)
-            return Ours(source.schema, own, {**asdict(recipe), "epochs": None}, orders)
-        return Ours(source.schema, network, {"curriculum": ((1.0, 1.0),)} if orders == "raster" else {}, orders)
+        shape, training = defaults(source, minutes)
+        if orders == "raster":
+            training = {**training, "curriculum": ((1.0, 1.0),)}
+        return Ours(source.schema, {**shape, **network}, training, orders)
 
     return make
 
@@ -257,12 +252,6 @@ def settled(minutes: list[float], nats: list[float]) -> tuple[list[float], list[
     return [m for m, _ in kept], [n for _, n in kept]
 
 
-def folder_of(source: str, minutes: float) -> str:
-    """Name a source and a length of training; files of one name in two folders differ."""
-    path = Path(source)
-    return f"{path.parent.name}-{path.stem}-{minutes:g}" if path.suffix else f"{source}-{minutes:g}"
-
-
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="digits-binary")
@@ -276,7 +265,7 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(chosen.threads)
     keep_memory()
     source = with_parts(load_source(chosen.source), 0)
-    folder = chosen.output / folder_of(chosen.source, chosen.minutes)
+    folder = chosen.output / f"{label(chosen.source)}-{chosen.minutes:g}"
     folder.mkdir(parents=True, exist_ok=True)
     n_orders = {name: chosen.orders if name in SEVERAL_ORDERS else 1 for name in MODELS}
     required = {name: wanted(source, chosen.minutes, chosen.rows, n) for name, n in n_orders.items()}

@@ -1,6 +1,4 @@
-"""Binarized MNIST: compare recipes at equal time, and train the model that ships.
-
-`python -m benchmarks.mnist recipe NAME --minutes 12 --set n_layers=6 lr=0.001` adds a line to results/mnist_recipe.csv.
+"""Binarized MNIST: train the model that ships.
 
 `python -m benchmarks.mnist train --minutes 180 --directory runs/mnist` trains in any number of pieces: stop it whenever
 you like, with Ctrl-C or `timeout --signal INT 90m`, and the same command goes on from the newest checkpoint, or from
@@ -11,7 +9,6 @@ the one of fewer minutes that `pack` left in the repository. When the time is up
 import argparse
 import csv
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
@@ -19,7 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import RESULTS, circumstances, uninterrupted
+from benchmarks.machine import RESULTS, circumstances
+from benchmarks.recipe import parse, split_changes
 from deformer import (
     ModelConfig,
     Rows,
@@ -35,7 +33,7 @@ from deformer import (
     save,
 )
 from deformer.api import plots
-from deformer.config import from_json, tuples
+from deformer.config import from_json
 from deformer.data.table import split, subset
 from deformer.train.checkpoint import describe, read_header, read_tensors, write_tensors
 from deformer.train.fit import newest
@@ -49,40 +47,6 @@ SHIPPED_TRAINING: dict[str, Any] = {
 WEIGHTS = Path(__file__).parents[1] / "src" / "deformer" / "weights"
 PIECE = Path(__file__).parents[1] / "checkpoints" / "mnist.safetensors"
 AVERAGE = "training.average."
-RECIPES = RESULTS / "mnist_recipe.csv"
-COLUMNS = ("name", "changes", "minutes", "threads", "steps", "images", "parameters", "validation_nll", "commit", "cpu")
-
-
-def split_changes(changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Say which changes belong to the network and which to its training."""
-    network = {f.name for f in dataclasses.fields(ModelConfig)}
-    return {k: v for k, v in changes.items() if k in network}, {k: v for k, v in changes.items() if k not in network}
-
-
-def parse(settings: list[str]) -> dict[str, Any]:
-    """Read name=value pairs, values as JSON."""
-    pairs = (s.partition("=") for s in settings)
-    return {name: tuples(json.loads(value)) for name, _, value in pairs}
-
-
-def recipe(name: str, changes: dict[str, Any], minutes: float, threads: int) -> None:
-    """Train on the training rows for some minutes and score 500 random validation rows under 4 orders."""
-    network, training = split_changes(changes)
-    source = load_source("mnist-binarized")
-    model = new_model(source.schema, ModelConfig(**network))
-    config = TrainConfig(**{"minutes": minutes, "threads": threads, **training})
-    history = fit(model, source.train, config, validation=source.validation)
-    uninterrupted(history)
-    for p in history.points:
-        print(f"{p.minutes:.1f} min, step {p.step}: {p.training_nll:.1f}, {p.validation_nll:.2f}")
-    last, best, machine = history.points[-1], history.best, circumstances()
-    assert best is not None
-    line = (
-        *(name, json.dumps(changes), f"{last.minutes:.1f}", threads, last.step, last.rows_seen),
-        *(sum(p.numel() for p in model.parameters()), f"{best.validation_nll:.2f}", machine["commit"], machine["cpu"]),
-    )
-    print(*line)
-    add_line(RECIPES, line)
 
 
 def paper_split(data: Path | None = None, seed: int = 0) -> tuple[Rows, Rows]:
@@ -217,22 +181,9 @@ def curve(directory: Path) -> None:
     (RESULTS / "mnist_curve.png").write_bytes(picture)
 
 
-def add_line(path: Path, line: tuple[Any, ...]) -> None:
-    """Append to a CSV, whose header is written once."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([COLUMNS, line] if new else [line])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("recipe", help="train briefly and note the score")
-    one.add_argument("name")
-    one.add_argument("--minutes", type=float, default=12.0)
-    one.add_argument("--threads", type=int, default=torch.get_num_threads())
-    one.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     long = commands.add_parser("train", help="train the model that ships, in pieces")
     long.add_argument("--preset", choices=["shipped", "paper"], default="shipped")
     long.add_argument("--directory", type=Path, default=Path("runs/mnist"))
@@ -258,12 +209,8 @@ def main() -> None:
     if chosen.command in finishing:
         finishing[chosen.command](chosen.directory)
         return
-    changes = parse(chosen.set)
-    if chosen.command == "train":
-        limit = {} if chosen.minutes is None else {"minutes": chosen.minutes}
-        train(chosen.preset, chosen.directory, chosen.output, {**limit, **changes})
-        return
-    recipe(chosen.name, changes, chosen.minutes, chosen.threads)
+    limit = {} if chosen.minutes is None else {"minutes": chosen.minutes}
+    train(chosen.preset, chosen.directory, chosen.output, {**limit, **parse(chosen.set)})
 
 
 if __name__ == "__main__":

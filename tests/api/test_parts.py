@@ -48,6 +48,17 @@ def test_a_part_that_changed_is_done_again(job: parts.Job, tmp_path: Path) -> No
     assert len(read(tmp_path / "out")) == 100
 
 
+def test_results_of_parts_that_are_gone_are_named(
+    job: parts.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    assert "also holds" not in capsys.readouterr().err
+    (tmp_path / "in" / "2.parquet").unlink()
+    mixed(0).to_parquet(tmp_path / "in" / "3.parquet")
+    parts.run(job, tmp_path / "in", tmp_path / "out")
+    assert "also holds 2.parquet, 3.parquet, of parts that are gone or empty now" in capsys.readouterr().err
+
+
 def test_results_of_another_folder_are_left_alone(job: parts.Job, tmp_path: Path) -> None:
     parts.run(job, tmp_path / "in", tmp_path / "out")
     (tmp_path / "in").rename(tmp_path / "february")

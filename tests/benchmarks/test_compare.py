@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import compare
+from benchmarks import compare, recipe
 
 from deformer.train.history import History
 
@@ -34,5 +34,5 @@ def test_an_interrupted_training_is_no_result(tmp_path: Path, monkeypatch: pytes
 
 
 def test_sources_of_one_name_in_two_folders_are_kept_apart() -> None:
-    names = {compare.folder_of(path, 3.0) for path in ("debd/dna.npz", "uci_binary/dna.npz", "digits-binary")}
-    assert names == {"debd-dna-3", "uci_binary-dna-3", "digits-binary-3"}
+    names = {recipe.label(path) for path in ("debd/dna.npz", "uci_binary/dna.npz", "digits-binary")}
+    assert names == {"debd-dna", "uci_binary-dna", "digits-binary"}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import mnist, paper
+from benchmarks import mnist, paper, recipe
 
 from deformer.config import paper_config, paper_training
 from deformer.data.schema import Binary, image_schema
@@ -32,11 +32,10 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
     return toy
 
 
-def test_a_recipe_adds_a_line(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "RECIPES", tmp_path / "recipes.csv")
+def test_a_recipe_adds_a_line(source: Source, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        mnist.recipe(name, {**TINY, "lr": 0.01}, 5.0, 1)
-    with (tmp_path / "recipes.csv").open(newline="") as file:
+        recipe.recipe(name, source, {**TINY, "lr": 0.01}, 5.0, tmp_path)
+    with (tmp_path / "mnist_recipe.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["name"] for line in lines] == ["one", "two"]
     assert 0 < float(lines[0]["validation_nll"]) < 16
@@ -44,7 +43,7 @@ def test_a_recipe_adds_a_line(source: Source, tmp_path: Path, monkeypatch: pytes
 
 
 def test_settings_are_json() -> None:
-    assert mnist.parse(["lr=0.1", 'recipe="adam"', "curriculum=[[1.0, 0.5]]"]) == {
+    assert recipe.parse(["lr=0.1", 'recipe="adam"', "curriculum=[[1.0, 0.5]]"]) == {
         **{"lr": 0.1, "recipe": "adam"},
         "curriculum": ((1.0, 0.5),),
     }

@@ -14,10 +14,14 @@ def linear_per_slot(
 ) -> Float[Tensor, "tokens outputs"]:
     """Map each token by the weights of its own slot: one batched product over the slots that occur.
 
-    Tokens are laid out by slot, padded to the fullest; in a batch of whole rows every slot is equally full.
+    Tokens are laid out by slot, padded to the fullest; in a batch of whole rows every slot is equally full. For one or
+    two outputs it is less work to look up each token's weights.
     """
     if len(weight) == 1:
         return F.linear(x, weight[0], bias[0])
+    if weight.shape[1] <= 2:
+        own = F.embedding(slot, weight.flatten(1)).view(len(x), *weight.shape[1:])
+        return (own * x[:, None]).sum(-1) + F.embedding(slot, bias)
     slots, index, counts = torch.unique(slot, return_inverse=True, return_counts=True)
     by_slot = index.argsort(stable=True)
     place = torch.arange(len(index), device=x.device) - (counts.cumsum(0) - counts)[index[by_slot]]
