@@ -3,7 +3,8 @@
 Every model trains for the same minutes on the same threads, is validated on the same rows, and is scored on the same
 test rows. Looking at validation rows counts as training. A model that stops early, since nothing gets better, has had
 its chance. Each result is a file in results/compare; what is there already is not measured again, so that an
-interrupted run goes on. Sources: digits-binary, mnist-binarized, or the path of an .npz with train, valid and test.
+interrupted run goes on; after a change of a model delete its results. Sources: digits-binary, mnist-binarized, or the
+path of an .npz with train, valid and test.
 """
 
 import argparse
@@ -146,7 +147,7 @@ Make = Callable[[Source, float], Contender]  # given the minutes of training
 
 
 def ours(network: dict[str, Any], orders: str = "random") -> Make:
-    """Make a DEformer; of few rows as `DEformerDensity` does, of many with the defaults for images."""
+    """Make a DEformer with the defaults for a source and a time."""
 
     def make(source: Source, minutes: float) -> Contender:
         shape, training = defaults(source, minutes)

@@ -1,7 +1,7 @@
 """Recipes at equal time: `python -m benchmarks.recipe NAME --source S --minutes M --set n_layers=2 lr=0.008`.
 
-Trains a DEformer as the defaults have it but for what is set, and adds a line to results/S_recipe.csv. Sources:
-digits-binary, mnist-binarized, or the path of an .npz with train, valid and test.
+Trains a DEformer as the defaults have it but for what is set, and adds a line to results/S_recipe.csv, of
+mnist-binarized mnist_recipe.csv. S is the name of a data set, or the path of an .npz with train, valid and test.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from deformer.config import tuples
 from deformer.data.sources import Source
 from deformer.train.process import keep_memory
 
-FEW_ROWS = 50_000  # MNIST has as many, and images of its own recipe
+FEW_ROWS = 50_000  # as many images as MNIST has overfit late
 COLUMNS = ("name", "changes", "minutes", "threads", "steps", "images", "parameters", "validation_nll", "commit", "cpu")
 Changes = dict[str, Any]
 
@@ -39,9 +39,12 @@ def parse(settings: list[str]) -> Changes:
 
 
 def defaults(source: Source, minutes: float) -> tuple[Changes, Changes]:
-    """Give network and training: of few rows as `DEformerDensity` chooses them, of many the defaults for images."""
+    """Give network and training: as `DEformerDensity` chooses them, or of many images the defaults for images.
+
+    Passes over the rows are not limited.
+    """
     size = (len(source.train), len(source.schema))
-    if len(source.train) >= FEW_ROWS:
+    if source.shape is not None and len(source.train) >= FEW_ROWS:
         return {}, {"minutes": minutes}
     share = share_in_time(*size, minutes)
     training = table_training(*size, minutes, epochs=None, steps=None, seed=0, share=share)

@@ -56,7 +56,7 @@ def test_results_of_parts_that_are_gone_are_named(
     (tmp_path / "in" / "2.parquet").unlink()
     mixed(0).to_parquet(tmp_path / "in" / "3.parquet")
     parts.run(job, tmp_path / "in", tmp_path / "out")
-    assert "also holds 2.parquet, 3.parquet, of parts that are gone or empty now" in capsys.readouterr().err
+    assert "also holds 2.parquet, 3.parquet, which belong to no part now" in capsys.readouterr().err
 
 
 def test_results_of_another_folder_are_left_alone(job: parts.Job, tmp_path: Path) -> None:

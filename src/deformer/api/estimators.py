@@ -42,13 +42,13 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """What all estimators of tables share: how they learn.
 
     Args:
-        minutes: Of training at most. None: no such limit.
+        minutes: Of training at most; on a CPU few make the network smaller. None: no such limit.
         epochs: Passes over the rows at most. None: 300.
         steps: Optimiser steps at most. None: no such limit.
         kinds: What some columns are, by name: "number", "label", or a column of `deformer.data.columns`. None: what
             their values look like.
-        network, training: Changes to the network and the training that the table's size would choose, by the names of
-            `ModelConfig` and `TrainConfig`.
+        network, training: Changes to the network and the training that the table's size and the time would choose, by
+            the names of `ModelConfig` and `TrainConfig`.
         device: "auto", "cpu" or "cuda".
         random_state: Seed of all that is drawn, in learning and in use.
         progress: Whether a bar on standard error shows the validation NLL in nats.

@@ -31,10 +31,10 @@ class DEformerStream:
         buffer: Rows that are kept to learn from, the latest ones.
         update_every: Rows between updates. None: the model stays what the warm-up made it.
         steps_per_update: Steps of an update, so that its time is bounded.
-        minutes: Of the first training at most.
+        minutes: Of the first training at most; few make the network of wide rows smaller.
         n_orders: Orders under which a row is scored.
         seed: Of all that is drawn.
-        network, training: Changes to what the table's size would choose.
+        network, training: Changes to what the size of the warm-up and the time would choose.
 
     Example:
         >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 100})

@@ -96,7 +96,7 @@ def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_wo
     make_folder(output)
     _note(job, folder, output / ".job.json")
     if gone := sorted({path.name for path in output.glob("*.parquet")} - {part.output.name for part in parts}):
-        print(f"{output} also holds {', '.join(gone)}, of parts that are gone or empty now.", file=sys.stderr)
+        print(f"{output} also holds {', '.join(gone)}, which belong to no part now.", file=sys.stderr)
     left = [part for part in parts if not part.done]
     if len(left) < len(parts):
         print(f"{len(parts) - len(left)} of {len(parts)} parts were there already.", file=sys.stderr)

@@ -55,15 +55,16 @@ class TableModel:
         return cls(Codec.of_schema(model.schema), model, seed)
 
 
-def share_in_time(n_rows: int, n_features: int, minutes: float | None) -> float:
+def share_in_time(n_rows: int, n_features: int, minutes: float | None, threads: int | None = None) -> float:
     """Guess what share of the rows that the full network of a table needs it would see in some minutes on a CPU.
 
-    That is 16,000 cells a second and thread. Of fewer rows it learns hardly more than marginals, while a small network,
-    which sees three to ten times as many, is far ahead.
+    It takes 16,000 cells a second and thread, and needs a thousand rows for every column, or fifty passes. Of fewer it
+    learns hardly more than marginals, while a small network, which sees three to ten times as many, is far ahead.
     """
     if minutes is None:
         return math.inf
-    return 60 * minutes * torch.get_num_threads() * 16_000 / n_features / min(100_000, 50 * n_rows)
+    cells = 60 * minutes * (threads or torch.get_num_threads()) * 16_000
+    return cells / n_features / min(1000 * n_features, 50 * n_rows)
 
 
 def table_network(n_rows: int, n_features: int, share: float = math.inf) -> ModelConfig:
@@ -81,11 +82,11 @@ def table_training(
     seed: int,
     share: float = math.inf,
 ) -> TrainConfig:
-    """Choose a training by the size of a table: whole rows, at most 8,000 cells a step, averaged weights.
+    """Choose a training by the size of a table: whole rows, some thousand cells a step, averaged weights.
 
     Few rows are held apart by noise and dropout, and end after `MOST_EPOCHS` passes or the first cycle of rates that
     brings nothing better, well before their time is up; many rows are used once or twice in one cycle. Where time is
-    short, there is one cycle of small steps and high rates.
+    short, there is one cycle, of smaller steps and a higher rate of Adam.
     """
     hurried = share < 1
     cells = 4096 if hurried else 8192
@@ -130,7 +131,7 @@ def learn(
         validation: Rows that choose the best weights. None: a tenth of the table.
         kinds, levels: What columns are, as `make_codec` takes it.
         minutes, epochs, steps: Limits of the training, whichever comes first.
-        network, training: Changes to what the table's size would choose.
+        network, training: Changes to what the size of the table and, without steps or epochs, the time would choose.
 
     Raises:
         InputError: No table, fewer than two rows, or impossible choices.
@@ -142,7 +143,10 @@ def learn(
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
     size = (len(rows), len(codec.names))
-    share = share_in_time(*size, minutes) if choose_device(device).type == "cpu" else math.inf
+    limits = {"minutes": minutes, "epochs": epochs, "steps": steps, "threads": None, **(training or {})}
+    share = math.inf
+    if limits["steps"] is None and limits["epochs"] is None and choose_device(device).type == "cpu":
+        share = share_in_time(*size, limits["minutes"], limits["threads"])
     shape = ModelConfig(**{**asdict(table_network(*size, share)), **(network or {})})
     config = table_training(*size, minutes, epochs, steps, seed, share)
     config = TrainConfig(**{**asdict(config), **(training or {})})

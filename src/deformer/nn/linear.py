@@ -12,10 +12,10 @@ def linear_per_slot(
     weight: Float[Tensor, "slots outputs inputs"],
     bias: Float[Tensor, "slots outputs"],
 ) -> Float[Tensor, "tokens outputs"]:
-    """Map each token by the weights of its own slot: one batched product over the slots that occur.
+    """Map each token by the weights of its own slot.
 
-    Tokens are laid out by slot, padded to the fullest; in a batch of whole rows every slot is equally full. For one or
-    two outputs it is less work to look up each token's weights.
+    One batched product over the slots that occur: tokens are laid out by slot, padded to the fullest; in a batch of
+    whole rows every slot is equally full. For one or two outputs it is less work to look up each token's weights.
     """
     if len(weight) == 1:
         return F.linear(x, weight[0], bias[0])
