@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import ModelConfig, TrainConfig, fit, load_source, new_model
-from deformer.api.tables import share_in_time, table_network, table_training
+from deformer.api.tables import suited
 from deformer.api.training import with_parts
 from deformer.config import tuples
 from deformer.data.sources import Source
@@ -46,9 +46,8 @@ def defaults(source: Source, minutes: float) -> tuple[Changes, Changes]:
     size = (len(source.train), len(source.schema))
     if source.shape is not None and len(source.train) >= FEW_ROWS:
         return {}, {"minutes": minutes}
-    share = share_in_time(*size, minutes)
-    training = table_training(*size, minutes, epochs=None, steps=None, seed=0, share=share)
-    return asdict(table_network(*size, share)), {**asdict(training), "epochs": None}
+    network, training = suited(*size, minutes, cpu_minutes=minutes * torch.get_num_threads())
+    return asdict(network), {**asdict(training), "epochs": None}
 
 
 def label(source: str) -> str:

@@ -1,5 +1,6 @@
 """A typed client of the service: `pip install 'deformer[serve]'` brings what it needs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -8,7 +9,8 @@ import httpx
 from pydantic import BaseModel
 
 from deformer.api.service import wire
-from deformer.errors import DeformerError
+from deformer.api.service.engine import plain
+from deformer.errors import DeformerError, InputError
 
 Row = Mapping[str, Any]
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -28,8 +30,20 @@ class ServiceError(DeformerError):
         self.status, self.code, self.field = status, code, field
 
 
+def _sent(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Write rows as JSON can hold them, NaN and the like as missing."""
+    return [{str(name): _value(value) for name, value in row.items()} for row in rows]
+
+
+def _value(value: Any) -> Any:
+    written = plain(value)
+    if written is None and isinstance(value, float) and math.isinf(value):
+        raise InputError("JSON knows no infinite numbers; send None where a value is missing.")
+    return written
+
+
 class Client:
-    """Asks a service.
+    """Asks a service. Rows hold what a frame's `to_dict("records")` gives.
 
     Args:
         url: Where it listens, such as http://127.0.0.1:8000.
@@ -61,27 +75,31 @@ class Client:
 
     def score(self, rows: Sequence[Row], n_orders: int = 4, terms: bool = False) -> list[wire.Score]:
         """Give the log-likelihood of each row in nats; higher is more normal."""
-        body = {"rows": list(rows), "n_orders": n_orders, "terms": terms}
+        body = {"rows": _sent(rows), "n_orders": n_orders, "terms": terms}
         return self._ask("POST", "score", wire.ScoreAnswer, body).scores
 
     def impute(
         self, rows: Sequence[Row], strategy: str = "draw", n_imputations: int = 1, seed: int = 0
     ) -> list[list[wire.Row]]:
         """Fill in missing values, as many times as asked."""
-        body = {"rows": list(rows), "strategy": strategy, "n_imputations": n_imputations, "seed": seed}
+        body = {"rows": _sent(rows), "strategy": strategy, "n_imputations": n_imputations, "seed": seed}
         return self._ask("POST", "impute", wire.ImputeAnswer, body).imputations
 
     def sample(self, n: int = 1, given: Row | None = None, seed: int = 0) -> list[wire.Row]:
         """Draw rows, keeping what is given."""
-        return self._ask("POST", "sample", wire.SampleAnswer, {"n": n, "given": given, "seed": seed}).rows
+        body = {"n": n, "given": None if given is None else _sent([given])[0], "seed": seed}
+        return self._ask("POST", "sample", wire.SampleAnswer, body).rows
 
-    def conditional(self, row: Row, targets: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
+    def conditional(
+        self, row: Row, targets: Sequence[str] | None = None, n_orders: int = 4
+    ) -> dict[str, wire.Distribution]:
         """Give the distribution of any features, given the row's other values."""
-        return self._ask("POST", "conditional", wire.ConditionalAnswer, {"row": row, "targets": targets}).conditionals
+        body = {"row": _sent([row])[0], "targets": targets, "n_orders": n_orders}
+        return self._ask("POST", "conditional", wire.ConditionalAnswer, body).conditionals
 
-    def explain(self, rows: Sequence[Row], n_orders: int = 4) -> list[list[wire.Explained]]:
+    def explain(self, rows: Sequence[Row], n_orders: int = 8) -> list[list[wire.Explained]]:
         """Say how much each value surprises."""
-        return self._ask("POST", "explain", wire.ExplainAnswer, {"rows": list(rows), "n_orders": n_orders}).rows
+        return self._ask("POST", "explain", wire.ExplainAnswer, {"rows": _sent(rows), "n_orders": n_orders}).rows
 
     def session(self, snapshot: str | None = None) -> "RemoteSession":
         """Begin a row whose values arrive one by one, or go on from a snapshot."""
@@ -121,7 +139,7 @@ class RemoteSession:
 
     def observe(self, name: str, value: Any) -> wire.SurpriseAnswer:
         """Take in one value, and say how much it surprises."""
-        return self._ask("observe", wire.SurpriseAnswer, {"name": name, "value": value})
+        return self._ask("observe", wire.SurpriseAnswer, {"name": name, "value": _value(value)})
 
     def predict(self, names: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
         """Give the distribution of features that may still arrive."""

@@ -14,6 +14,7 @@ from tests.models import mixed
 from deformer.api import tables
 from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
 from deformer.errors import CheckpointError, InputError
+from deformer.train.history import History
 
 TINY = {"steps": 3, "minutes": None, "random_state": 0, "network": {"d_model": 16, "n_layers": 1}, "device": "cpu"}
 # What scikit-learn expects and we do otherwise, and why.
@@ -450,10 +451,68 @@ def test_what_time_allows_decides_on_the_network(limits, network, shape) -> None
     assert (density.table_.model.config.d_model, density.table_.model.config.n_layers) == shape
 
 
-def test_a_share_of_one_is_where_the_full_network_begins() -> None:
-    minutes = 80_000 * 80 / (60 * 16_000 * torch.get_num_threads())  # 80,000 rows of 80 columns
-    assert tables.share_in_time(5_000, 80, minutes) == pytest.approx(1)
-    assert tables.share_in_time(200, 80, minutes) == pytest.approx(8)  # few rows need fifty passes
-    assert tables.share_in_time(5_000, 80, 80 / 12, threads=1) == pytest.approx(1.0)
-    layers = [tables.table_network(5_000, 80, share).n_layers for share in (0.19, 0.21, 0.99, 1.01)]
-    assert layers == [1, 2, 2, 3]
+def test_networks_grow_with_the_time() -> None:
+    networks = [tables.suited(5_000, 80, cpu_minutes=m)[0] for m in (2, 3, 11, 13, 33, 35, math.inf)]
+    assert [n.n_layers for n in networks] == [1, 2, 2, 2, 2, 3, 3]
+    assert [n.d_model for n in networks] == [64, 64, 64, 128, 128, 128, 128]
+    assert tables.suited(200, 80)[0].d_model == 64
+
+
+def test_columns_may_be_called_by_numbers() -> None:
+    frame = pd.DataFrame({0: [1.5, 2.5] * 30, 7: ["x", "y"] * 30})
+    density = DEformerDensity(**TINY).fit(frame)
+    assert list(density.conditional(frame, 0).columns) == [1.5, 2.5]
+    assert list(density.conditional(frame, [0, 7])) == [0, 7]
+    np.testing.assert_allclose(density.log_prob(frame, 0, 7), density.log_prob(frame, ["0"], ["7"]))
+    np.testing.assert_allclose(density.predict_proba(frame, 7), density.conditional(frame, 7))
+    assert list(density.sample(2).columns) == [0, 7]
+    assert list(density.sample_remaining_columns(frame[[0]]).columns) == [0, 7]
+
+
+def test_draws_repeat_where_there_is_a_seed(density: DEformerDensity) -> None:
+    pd.testing.assert_frame_equal(density.sample(3), density.sample(3))
+    drawn = [density.sample(3, random_state=np.random.RandomState(0)) for _ in range(2)]
+    pd.testing.assert_frame_equal(*drawn)
+    loose = DEformerDensity.from_table(density.table_)
+    loose.random_state = None
+    assert not loose.sample(3).equals(loose.sample(3))
+
+
+def test_interrupted_it_keeps_what_it_learned_and_passes_the_signal_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = tables.learn
+    monkeypatch.setattr(tables, "learn", lambda *a, **k: (learn(*a, **k)[0], History((), "interrupted")))
+    table = mixed(60)
+    for estimator in (DEformerDensity(**TINY), DEformerDetector(**TINY)):
+        with pytest.raises(KeyboardInterrupt):
+            estimator.fit(table)
+        assert np.isfinite(estimator.score_samples(table)).all()
+
+
+def test_text_in_an_array() -> None:
+    labels = np.array([["red", "1"], ["blue", "2"]] * 20)
+    assert DEformerDensity(**TINY).fit(labels).table_.codec.describe()["coded as"].tolist() == ["labels", "labels"]
+    numbers = np.array([["1.5", "1"], ["2.25", "2"]] * 20)
+    assert DEformerDensity(**TINY).fit(numbers).table_.codec.describe()["coded as"].tolist() == ["levels", "levels"]
+
+
+def test_of_means_there_is_one_imputation() -> None:
+    holes = mixed(60).mask(np.random.default_rng(0).random((60, 5)) < 0.2)
+    with pytest.raises(InputError, match="only samples differ"):
+        DEformerImputer(n_imputations=2, **TINY).fit(holes)
+    X = np.where(np.random.default_rng(0).random((60, 2)) < 0.2, np.nan, np.random.default_rng(1).random((60, 2)))
+    first, second = DEformerImputer("sample", n_imputations=2, **TINY).fit(X).impute(X)
+    assert isinstance(first, np.ndarray)
+    assert not np.array_equal(first, second)
+
+
+def test_a_share_is_no_word() -> None:
+    with pytest.raises(InputError, match="'auto'"):
+        DEformerDetector("auto", **TINY).fit(mixed(60))  # type: ignore[arg-type]
+
+
+def test_an_array_stays_an_array_after_loading(tmp_path, recwarn: pytest.WarningsRecorder) -> None:  # type: ignore[no-untyped-def]
+    X = np.random.default_rng(0).random((60, 3))
+    DEformerDensity(**TINY).fit(X).save(tmp_path / "m.deformer")
+    recwarn.clear()
+    DEformerDensity.load(tmp_path / "m.deformer", device="cpu").score_samples(X)
+    assert not [w for w in recwarn if "feature names" in str(w.message)]

@@ -135,7 +135,7 @@ def test_a_row_is_filled_in_field_by_field(browser: Any, width: int) -> None:
         expect(page.locator(".field", has_text="kind").locator(".said")).to_have_text("")
         look(page, f"table-{width}")
         page.locator(".field", has_text="size").locator("input").fill("wide")
-        expect(page.locator("#status")).to_contain_text("held numbers in fit")
+        expect(page.locator("#status")).to_contain_text("is one of numbers")
         page.locator(".field", has_text="size").locator("input").fill("")
         expect(page.locator("#status")).to_have_text("")
         page.locator("#draw").click()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from deformer.api.service.run import open_engine
 from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.client import Client, ServiceError
+from deformer.errors import InputError
 from deformer.tasks.density import log_prob
 from deformer.tasks.streaming import Session
 
@@ -102,6 +104,11 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     assert remote.impute([ROW], "mode")[0][0]["kind"] == "big"
     assert len(remote.sample(2, {"kind": "big"})) == 2
     assert set(remote.conditional(ROW)) == {"rooms"}
+    records = mixed(5, seed=5).to_dict("records")  # with NaN and moments
+    assert len(remote.score(records)) == 5
+    assert remote.conditional(records[0], ["sold"])["sold"].kind == "moment"
+    with pytest.raises(InputError, match="infinite"):
+        remote.score([{"size": float("-inf")}])
     assert remote.explain([ROW])[0][0].surprise is not None
     session = remote.session()
     assert session.observe("size", 0.5).n_observed == 1
@@ -111,6 +118,18 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     with pytest.raises(ServiceError) as refused:
         session.observe("kind", "big")
     assert (refused.value.status, refused.value.code) == (404, "not_there")
+
+
+def test_conditionals_equal_the_library(client: TestClient, table: TableModel) -> None:
+    frame = pd.DataFrame([ROW])
+    kinds = tables.conditional(table, frame, "kind", [0.5]).iloc[0]
+    told = post(client, "conditional", row=ROW, targets=["kind", "size"])["conditionals"]
+    np.testing.assert_allclose(list(told["kind"]["probabilities"].values()), kinds, atol=1e-6)
+    size = tables.conditional(table, frame, "size", [0.5]).iloc[0]
+    assert told["size"]["mean"] == pytest.approx(size["mean"], abs=1e-5)
+    assert told["size"]["quantiles"]["0.5"] == pytest.approx(size["0.5"], abs=1e-5)
+    one = post(client, "conditional", row=ROW, targets=["size"], n_orders=1)["conditionals"]
+    assert one["size"] != told["size"]
 
 
 def test_tables_are_taken_and_given(client: TestClient) -> None:
@@ -188,6 +207,9 @@ def test_targets_are_asked_about_once_and_bounded(client: TestClient) -> None:
         ("impute", {"rows": [{}], "strategy": "mean", "n_imputations": 2}, 400, ["n_imputations"]),
         ("conditional", {"row": {}, "targets": ["colour"]}, 400, ["targets", 0]),
         ("conditional", {"row": {"kind": [1]}}, 422, ["row", "kind"]),
+        ("conditional", {"row": {"size": "wide"}}, 400, ["row", "size"]),
+        ("conditional", {"row": {"colour": 1}}, 400, ["row", "colour"]),
+        ("sample", {"given": {"size": "wide"}}, 400, ["given", "size"]),
         ("sessions", {"snapshot": "../outside"}, 404, None),
         ("score", {"rows": [{"size": 10**400}]}, 400, ["rows", 0, "size"]),
         ("score", {"rows": [{"size": 1e300}]}, 400, ["rows", 0, "size"]),
@@ -359,7 +381,7 @@ def test_any_network_can_be_served() -> None:
     with TestClient(make_app(Engine(TableModel.of(model), "pixels"))) as client:
         assert client.get("/v1/model").json()["image_shape"] == [2, 3]
         names = model.schema.names
-        answer = post(client, "conditional", row={names[0]: 1, names[4]: 0})["conditionals"]
+        answer = post(client, "conditional", row={names[0]: 1, names[4]: 0}, n_orders=1)["conditionals"]
         one = tables.sequences(TableModel.of(model), 1)[0]
         first, second = (f for f in one.tolist() if f in (0, 4))
         state = model.start().observe(

@@ -8,7 +8,7 @@ from tests.models import mixed
 
 from deformer.api import table_commands, tables
 from deformer.api.tables import TableModel, load_table
-from deformer.data.chunks import read_all, read_chunks
+from deformer.data.chunks import Layout, read_all, read_chunks
 from deformer.errors import InputError
 from deformer.train.history import History
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = mixed(120).reset_index(drop=True)
     table.to_csv(folder / "t.csv", index=False)
     table.assign(kind=table["kind"].astype("str")).to_parquet(folder / "t.parquet")
-    chosen = {"validation": None, "labels": ["rooms"], "numbers": []}
+    chosen = {"validation": None, "layout": Layout(["rooms"]), "numbers": []}
     assert table_commands.fit(folder / "t.csv", folder / "m.deformer", **chosen, **TINY) == "done"
     return folder
 
@@ -85,7 +85,7 @@ def test_samples_explanations_and_conditionals(
 def test_nothing_half_written_remains(table: TableModel, folder: Path, tmp_path: Path) -> None:
     bad = read_all(folder / "t.csv").assign(size=["1"] * 119 + ["x"])
     bad.to_csv(tmp_path / "bad.csv", index=False)
-    with pytest.raises(InputError, match="'size' held numbers"):
+    with pytest.raises(InputError, match="'size' is one of numbers"):
         table_commands.score(table, tmp_path / "bad.csv", tmp_path / "s.csv", 1)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
 
@@ -134,6 +134,48 @@ def test_a_fit_that_ends_before_it_was_validated_is_kept(
 ) -> None:
     learn = tables.learn
     monkeypatch.setattr(tables, "learn", lambda *a, **k: (learn(*a, **k)[0], History((), "interrupted")))
-    chosen = {"validation": None, "labels": [], "numbers": []}
+    chosen = {"validation": None, "layout": Layout(), "numbers": []}
     assert table_commands.fit(folder / "t.csv", tmp_path / "m.deformer", **chosen, **TINY) == "interrupted"
     assert load_table(tmp_path / "m.deformer").codec.names
+
+
+def test_what_names_rows_stands_in_the_results(folder: Path, tmp_path: Path) -> None:
+    names = [f"r{i}" for i in range(120)]
+    pd.read_csv(folder / "t.csv").assign(name=names).to_csv(tmp_path / "t.csv", index=False)
+    model = tmp_path / "m.deformer"
+    chosen = {"validation": None, "layout": Layout(index="name"), "numbers": []}
+    table_commands.fit(tmp_path / "t.csv", model, **chosen, **TINY)
+    table = load_table(model)
+    assert "name" not in table.codec.names
+    pd.read_csv(tmp_path / "t.csv").set_index("name").to_parquet(tmp_path / "t.parquet")
+    for suffix in ("csv", "parquet"):
+        source, result = tmp_path / f"t.{suffix}", tmp_path / f"r.{suffix}"
+        read = pd.read_csv if suffix == "csv" else lambda path: pd.read_parquet(path).reset_index()
+        table_commands.impute(table, source, result, "draw", 2, 0)
+        assert read(result)["name"].tolist() == names * 2
+        table_commands.score(table, source, result, 1)
+        assert read(result)["name"].tolist() == names
+        table_commands.explanations(table, source, result, 1)
+        assert read(result)["name"].tolist() == [name for name in names for _ in range(5)]
+    with pytest.raises(InputError, match="No column is called 'nome'"):
+        table_commands.fit(tmp_path / "t.csv", model, **{**chosen, "layout": Layout(index="nome")}, **TINY)
+
+
+def test_a_column_imputation_is_not_lost(tmp_path: Path) -> None:
+    pd.DataFrame({"imputation": [0, 1, 2, None] * 10, "x": [0.0, None] * 20}).to_csv(tmp_path / "t.csv", index=False)
+    model = tmp_path / "m.deformer"
+    table_commands.fit(tmp_path / "t.csv", model, **{"validation": None, "layout": Layout(), "numbers": []}, **TINY)
+    table_commands.impute(load_table(model), tmp_path / "t.csv", tmp_path / "r.csv", "draw", 1, 0)
+    assert pd.read_csv(tmp_path / "r.csv")["imputation"].notna().all()
+    with pytest.raises(InputError, match="a column 'imputation' itself"):
+        table_commands.impute(load_table(model), tmp_path / "t.csv", tmp_path / "r.csv", "draw", 2, 0)
+
+
+def test_a_first_line_of_numbers_is_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("country,1990\n" + "France,1\nSpain,2\n" * 10)
+    chosen = {"validation": None, "layout": Layout(), "numbers": []}
+    table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
+    assert "--header" in capsys.readouterr().err
+    table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **{**chosen, "layout": Layout(header=True)}, **TINY)
+    assert capsys.readouterr().err == ""
+    assert load_table(tmp_path / "m.deformer").codec.names == ("country", "1990")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deformer.data.chunks import read_all, read_chunks
+from deformer.data.chunks import Layout, read_all, read_chunks
 from deformer.errors import InputError
 
 
@@ -17,7 +17,7 @@ def test_days_and_moments_are_known_by_their_spelling(tmp_path: Path) -> None:
 def test_the_type_of_a_label_does_not_depend_on_its_chunk(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("code,n\nA1,1\n12,2\n13,3\n,4\n")
-    chunks = list(read_chunks(path, 2, ["code"]))
+    chunks = list(read_chunks(path, 2, Layout(["code"])))
     assert [list(chunk["code"].dropna()) for chunk in chunks] == [["A1", "12"], ["13"]]
     assert chunks[1]["n"].tolist() == [3, 4]
 
@@ -31,7 +31,7 @@ def test_moments_across_a_change_of_the_clocks(tmp_path: Path) -> None:
 
 def test_labels_keep_their_zeros(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("zip,x\n01234,1\n1234,2\n")
-    assert read_all(tmp_path / "people.csv", ["zip"])["zip"].tolist() == ["01234", "1234"]
+    assert read_all(tmp_path / "people.csv", Layout(["zip"]))["zip"].tolist() == ["01234", "1234"]
 
 
 def test_lines_longer_than_the_names_are_refused(tmp_path: Path) -> None:
@@ -50,3 +50,23 @@ def test_a_name_may_hold_a_line_break(tmp_path: Path) -> None:
     path.write_text(",,a,a\n1,2,3,4\n")
     with pytest.raises(InputError, match="'a' stands more than once"):
         read_all(path)
+
+
+def test_names_that_are_numbers_are_a_header_where_they_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "years.csv"
+    path.write_text("country,1990,1991\nFrance,1,2\n")
+    assert list(read_all(path)) == ["x0", "x1", "x2"]
+    assert list(read_all(path, Layout(header=True))) == ["country", "1990", "1991"]
+    assert list(read_all(path, Layout(names=("1990", "1991"), index="country"))) == ["1990", "1991"]
+    path.write_text("a,b\nc,d\n")
+    assert len(read_all(path, Layout(header=False))) == 2
+
+
+def test_a_column_that_names_rows_becomes_their_index(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,x\n7,1\n5,2\n")
+    frame = read_all(path, Layout(index="id"))
+    assert frame.index.name == "id"
+    assert frame.index.tolist() == [7, 5]
+    frame.to_parquet(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(read_all(tmp_path / "t.parquet"), frame, check_dtype=False, check_index_type=False)

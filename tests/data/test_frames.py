@@ -237,7 +237,7 @@ def test_bad_tables(table: object, says: str) -> None:
 
 
 def test_text_where_numbers_were() -> None:
-    with pytest.raises(InputError, match="'float' held numbers in fit; now it holds 'x'"):
+    with pytest.raises(InputError, match="'float' is one of numbers; it holds 'x'"):
         CODEC.encode(pd.DataFrame({"float": ["x", "y"]}))
 
 
@@ -333,3 +333,20 @@ def test_times_are_no_numbers() -> None:
     codec = make_codec(pd.DataFrame({"x": RANDOM.normal(size=N)}))
     with pytest.raises(InputError, match="held numbers in fit; now it holds times"):
         codec.encode(pd.DataFrame({"x": [pd.Timestamp("1970-01-02")]}))
+
+
+def test_labels_that_were_text_are_known_as_numbers_beside_holes() -> None:
+    codec = make_codec(pd.DataFrame({"zip": ["98101", "02134", "7.0"] * 20, "x": range(60)}))
+    read = pd.DataFrame({"zip": [98101.0, np.nan, 7.0, 2134.0]})  # as pandas reads them
+    rows = codec.encode(read)[0]
+    codes = rows.values[:, 0].tolist()
+    known = codec.encode(pd.DataFrame({"zip": ["98101", "7.0"]}))[0].values[:, 0].tolist()
+    assert codes[0] == known[0]
+    assert rows.observed[:, 0].tolist() == [True, False, True, True]
+    assert codes[2] == known[1]
+    assert codes[3] == 3  # one that was not there
+
+
+def test_the_name_of_an_index_is_remembered() -> None:
+    codec = make_codec(pd.DataFrame({"x": [1.0, 2.0] * 20}, index=pd.Index(range(40), name="id")))
+    assert Codec.from_dict(json.loads(json.dumps(codec.to_dict()))).layout.index == "id"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -9,7 +10,7 @@ from tests.real import REAL, needs_real_data
 from deformer.data.files import read_table
 from deformer.data.infer import infer_schema, to_rows
 from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
-from deformer.data.sources import load_source
+from deformer.data.sources import _pixels, load_source
 from deformer.errors import InputError, SourceError
 
 CSV = "age,job,rich,score\n30,clerk,0,1.5\n?,nurse,1,NA\n41,,0,-3\n"
@@ -102,3 +103,32 @@ def test_words_are_labels_with_and_without_holes(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text(f"a,b\nTrue ,1\nFalse,2\n{last},1\n")
         kinds.append([f.domain for f in load_source(str(tmp_path / f"{name}.csv")).schema.features])
     assert kinds[0] == kinds[1] == [Categorical(2, ("False", "True")), Ordinal(3)]
+
+
+def test_pixels_may_be_packed_or_not() -> None:
+    pixels = (np.random.default_rng(0).random((5, 784)) < 0.5).astype(np.uint8)
+    assert (_pixels(pixels) == pixels).all()
+    assert (_pixels(np.packbits(pixels, axis=1)) == pixels).all()
+
+
+def test_labels_are_read_as_text_whatever_they_look_like(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n007,1\nA,2\n1,3\n")
+    table = read_table(tmp_path / "t.csv")
+    schema = infer_schema(table)
+    (tmp_path / "one.csv").write_text("a,b\n007,1\n1,3\n")
+    rows = load_source(str(tmp_path / "one.csv"), schema=schema).train
+    assert rows.values[:, 0].tolist() == to_rows(table, schema).values[[0, 2], 0].tolist()
+
+
+def test_a_constant_that_is_no_binary_fraction(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n" + "0.1\n" * 7)
+    [feature] = infer_schema(read_table(tmp_path / "t.csv")).features
+    assert feature.domain.scale == 1.0  # type: ignore[union-attr]
+
+
+def test_a_column_of_nothing_in_parquet(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [None, None], "b": [0.5, 1.5]}).to_parquet(tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    schema = infer_schema(table)
+    assert schema.features[0].domain == Continuous()
+    assert to_rows(table, schema).observed.tolist() == [[False, True]] * 2

@@ -114,3 +114,14 @@ def test_no_log_probability_is_rounded_in_training() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rounded = family.log_probs(params)
     torch.testing.assert_close(rounded, family.log_probs(params))
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_both_tails_reach_as_far(name: str) -> None:
+    family = CONTINUOUS[name]
+    params = torch.tensor([[0.0, 0.0, 0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+    far = 5.0 if name == "gaussian" else 20.0
+    low, high = family.tail(params, torch.tensor([-far])), family.tail(params, torch.tensor([far]))
+    assert 0 < low.item() < 1e-4
+    torch.testing.assert_close(high, low, rtol=0.01, atol=0.0)
+    assert family.cdf(params, torch.tensor([1e4])).item() <= 1.0

@@ -5,6 +5,7 @@ import torch
 
 from deformer.config import ModelConfig
 from deformer.data.schema import Binary, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
+from deformer.errors import InputError
 from deformer.nn.model import new_model
 from deformer.nn.neighbours import columns_around
 
@@ -68,3 +69,9 @@ def test_places_between_those_of_others_have_no_neighbours() -> None:
     places = [(0.0, 0.5), (11.0, 0.0), (10.0, 0.0)]
     schema = Schema(tuple(Feature(f"f{i}", Binary(), place) for i, place in enumerate(places)))
     assert columns_around(schema, 5).tolist() == [[3, 3], [2, 3], [3, 1]]
+
+
+def test_a_neighbourhood_of_too_many_places_is_refused() -> None:
+    schema = Schema(tuple(Feature(str(i), Binary(), (float(i), *[0.0] * 6)) for i in range(4)))
+    with pytest.raises(InputError, match="too wide for 7 coordinates"):
+        columns_around(schema, 5)

@@ -117,5 +117,26 @@ def test_labels_have_no_order_and_numbers_no_probabilities() -> None:
 def test_alike_columns_of_different_heads_are_asked_one_by_one() -> None:
     placed, own = Feature("placed", Categorical(3), (0.0, 0.0)), Feature("own", Categorical(3))
     model = new_model(Schema((placed, own))).eval()
-    answers = ask_together(model.start(), [Plain(Categorical(3))] * 2, [0, 1], lambda p: p.probabilities())
+    answers = ask_together([model.start()], [Plain(Categorical(3))] * 2, [0, 1], lambda p: p.probabilities())
     np.testing.assert_allclose(np.stack(answers), 1 / 3)
+
+
+def test_the_spread_of_a_bent_column_does_not_depend_on_where_it_lies() -> None:
+    p = predictive("bent")
+    far = Predictive(Numbers(1e12, 2.0, bend=True), p.conditionals)
+    np.testing.assert_allclose(far.std(), p.std(), rtol=1e-3)
+    np.testing.assert_allclose(far.mean() - 1e12, p.mean() - 10, atol=1e-2)
+
+
+def test_several_orders_are_asked_together() -> None:
+    column = COLUMNS["numbers"]
+    schema = Schema(tuple(Feature(n, column.domain) for n in "abc"))
+    model = new_model(schema, CONFIGS["two_stream"]).double().eval()
+    for p in model.parameters():
+        p.data.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    values = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    states = [model.start().observe(torch.tensor([[i, 1 - i]]), values[:, [i, 1 - i]]) for i in (0, 1)]
+    [both] = ask_together(states, [column] * 3, [2], lambda p: p.mean())
+    each = [ask_together([state], [column] * 3, [2], lambda p: p.mean())[0] for state in states]
+    assert each[0] != each[1]
+    assert both == pytest.approx(sum(each) / 2)

@@ -274,3 +274,27 @@ def test_thresholds_rest_on_some_of_very_many_rows(monkeypatch: pytest.MonkeyPat
     draws = generator(0)
     some = torch.randperm(300, generator=draws)[:200]
     assert found == calibrate(model, values[some], 0.5, n_orders=1, generator=draws, log_base=base[some])
+
+
+@pytest.mark.parametrize("config", ["two_stream", "neighbours"])
+def test_what_has_arrived_tells_nothing_of_itself(config: str) -> None:
+    model = small_model("placed", config)
+    told = arrivals(model, 0)
+    whole, without, pool = Session(model), Session(model), SessionPool(model)
+    pool.open(0)
+    pool.observe([(0, *pair) for pair in told])
+    for name, value in told:
+        whole.observe(name, value)
+    name = told[1][0]
+    for pair in told:
+        if pair[0] != name:
+            without.observe(*pair)
+    expected = without.predict(name).conditionals.entropy()
+    torch.testing.assert_close(whole.predict(name).conditionals.entropy(), expected)
+    torch.testing.assert_close(pool.predict([(0, name)])[0].conditionals.entropy(), expected)
+    alone = Session(model)
+    alone.observe(*told[0])
+    first = told[0][0]
+    torch.testing.assert_close(
+        alone.predict(first).conditionals.entropy(), Session(model).predict(first).conditionals.entropy()
+    )

@@ -137,7 +137,7 @@ def test_a_directory_in_use_is_not_taken_for_another_run(tmp_path: Path) -> None
     with pytest.raises(InputError, match="holds the checkpoints of a run"):
         fit(new_model(), stripes(), STEPS, directory=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
-    with pytest.raises(CheckpointError, match="of another recipe than 'adam'"):
+    with pytest.raises(CheckpointError, match="whose recipe is 'muon', not 'adam'"):
         fit(new_model(), stripes(), dataclasses.replace(STEPS, recipe="adam"), directory=tmp_path, resume=True)
 
 
@@ -219,3 +219,42 @@ def test_rows_of_another_schema_are_refused() -> None:
         fit(new_model(), rows, STEPS)
     with pytest.raises(InputError, match="directory"):
         fit(new_model(), stripes(), STEPS, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "training", "says"),
+    [
+        ({"wiring": "single_stream"}, {}, "wiring is 'two_stream', not 'single_stream'"),
+        ({"activation": "relu"}, {}, "activation is 'gelu', not 'relu'"),
+        ({}, {"seed": 5}, "seed is 0, not 5"),
+        ({}, {"orders": "raster"}, "orders is 'random', not 'raster'"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_resumed(
+    tmp_path: Path, network: dict[str, str], training: dict[str, object], says: str
+) -> None:
+    fit(new_model(), stripes(), STEPS, directory=tmp_path)
+    other = DEformer(SCHEMA, dataclasses.replace(SMALL, **network))
+    with pytest.raises(CheckpointError, match=says):
+        fit(other, stripes(), dataclasses.replace(STEPS, **training), directory=tmp_path, resume=True)
+
+
+def test_a_run_without_patience_left_stays_at_its_end(tmp_path: Path) -> None:
+    rows = stripes()
+    still = dataclasses.replace(STEPS, steps=70, cycles=3, lr=1e-30, muon_lr=1e-30, warmup_steps=2)
+    for _ in range(2):
+        history = fit(new_model(), rows[:150], still, validation=rows[150:], directory=tmp_path, resume=True)
+        assert (history.stopped, history.points[-1].step) == ("patience", 30)
+    onwards = dataclasses.replace(still, cycles=1)
+    history = fit(new_model(), rows[:150], onwards, validation=rows[150:], directory=tmp_path, resume=True)
+    assert (history.stopped, history.points[-1].step) == ("done", 70)
+
+
+def test_the_training_figure_is_that_of_whole_rows_whatever_is_missing() -> None:
+    whole = stripes()
+    hidden = torch.rand(whole.values.shape, generator=generator(0, "holes")) < 0.7
+    holes = whole.values.double().masked_fill(hidden, math.nan)
+    config = dataclasses.replace(STEPS, steps=6, curriculum=((1.0, 1.0),), lr=1e-30, muon_lr=1e-30)
+    point = fit(new_model(), as_rows(holes, SCHEMA), config, validation=as_rows(holes, SCHEMA)).points[-1]
+    assert point.validation_nll is not None
+    assert abs(point.training_nll / point.validation_nll - 1) < 0.1

@@ -295,14 +295,20 @@ def fit(
     validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="A column that holds labels, though it looks else.")] = None,
     number: Annotated[list[str] | None, typer.Option(help="A column that holds numbers, though it looks else.")] = None,
+    index: Annotated[str | None, typer.Option("--id", help="A column that names rows; results repeat it.")] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(help="Whether a text's first line has names; if not said: unless a number stands there."),
+    ] = None,
     seed: Seed = 0,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
     """Learn the density of a table: mixed columns, missing values, no preparation."""
     from deformer.api import table_commands
+    from deformer.data.chunks import Layout
 
-    chosen = (label or [], number or [])
+    chosen = (Layout(label or (), (), header, index), number or [])
     stopped = table_commands.fit(table, output, minutes, epochs, steps, validation, *chosen, seed, device.value)
     if stopped == "interrupted":
         raise typer.Exit(130)

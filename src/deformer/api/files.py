@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -13,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from deformer.api.pretrained import SHIPPED, shipped_path
+from deformer.data.chunks import write_out
 from deformer.data.schema import Categorical, Continuous, Domain, Schema
 from deformer.data.sources import load_source
 from deformer.data.table import Rows
@@ -114,12 +113,8 @@ def write_csv(header: Sequence[str], lines: Sequence[Sequence[object]], output: 
     table.writerows(lines)
     if output is not None:
         write_bytes(output, text.getvalue().encode())
-        return
-    try:
-        sys.stdout.write(text.getvalue())
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        write_out(text.getvalue())
 
 
 def _spell(value: float, domain: Domain) -> str:

@@ -31,7 +31,7 @@ class DEformerStream:
         buffer: Rows that are kept to learn from, the latest ones.
         update_every: Rows between updates. None: the model stays what the warm-up made it.
         steps_per_update: Steps of an update, so that its time is bounded.
-        minutes: Of the first training at most; few make the network of wide rows smaller.
+        minutes: Of the first training at most; few make the network smaller.
         n_orders: Orders under which a row is scored.
         seed: Of all that is drawn.
         network, training: Changes to what the size of the warm-up and the time would choose.
@@ -110,21 +110,22 @@ class DEformerStream:
 
     def _begin(self) -> None:
         frame = pd.DataFrame(list(self._rows))
-        self.table, _ = tables.learn(
+        self.table, history = tables.learn(
             frame, minutes=self.minutes, network=self.network, training=self.training, seed=self.seed
         )
+        history.raise_if_interrupted()
 
     def _update(self, table: TableModel) -> None:
         """Train a copy, so that sessions that are open keep the model they began with."""
         model = copy.deepcopy(table.model)
         rows, _ = table.codec.encode(self._frame(list(self._rows), table))
-        config = tables.table_training(
-            len(rows), len(table.codec.names), None, None, self.steps_per_update, self.n_seen
-        )
+        _, config = tables.suited(len(rows), len(table.codec.names), steps=self.steps_per_update, seed=self.n_seen)
         rates: dict[str, Any] = {"lr": config.lr / 4, "muon_lr": config.muon_lr / 4, "warmup_steps": 0}
         limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None, "cycles": 1}
-        fit(model, rows, TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits}), fresh=False)
+        training = TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits})
+        history = fit(model, rows, training, fresh=False)
         self.table = TableModel(table.codec, model.eval(), table.seed)
+        history.raise_if_interrupted()
 
 
 def _require_values(row: Row) -> None:

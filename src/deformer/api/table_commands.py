@@ -1,8 +1,8 @@
 """What the command line does with table models: a chunk of a file at a time, from frame to frame."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from deformer.api import tables
 from deformer.api.explanations import explain
 from deformer.api.files import check_output, is_table
 from deformer.api.tables import TableModel, load_table, save_table
-from deformer.data.chunks import ChunkWriter, read_all, read_chunks
+from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
+from deformer.data.libraries import names_of_array
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
-from deformer.train.process import choose_device, keep_memory
+from deformer.train.process import keep_memory
 
 ROWS_PER_CHUNK = 20_000
 WRITTEN = (".csv", ".parquet")
@@ -29,7 +30,7 @@ def fit(
     epochs: float | None,
     steps: int | None,
     validation: Path | None,
-    labels: Sequence[str],
+    layout: Layout,
     numbers: Sequence[str],
     seed: int,
     device: str,
@@ -37,14 +38,19 @@ def fit(
     """Learn a density from a file and write it; say why the training ended."""
     keep_memory()
     check_output(output, [".deformer", ".safetensors"])
-    frame = read_all(path, labels)
-    held_out = None if validation is None else read_all(validation, labels)
-    kinds = {**dict.fromkeys(labels, "label"), **dict.fromkeys(numbers, "number")}
+    frame = read_all(path, layout)
+    if layout.index not in (None, frame.index.name):
+        raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
+    held_out = None if validation is None else read_all(validation, replace(layout, names=tuple(frame.columns)))
+    if layout.header is None and tuple(frame) == names_of_array(frame.shape[1]):
+        taken = f"{path} has numbers in its first line, which was taken for a row; --header takes it for names."
+        print(taken, file=sys.stderr)
+    kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
     table, history = tables.learn(frame, held_out, kinds=kinds, **limits, seed=seed, device=device, progress=shown)
     best = history.best
-    notes = {} if best is None else dataclasses.asdict(best)
+    notes = {} if best is None else asdict(best)
     save_table(output, table, {"source": path.name, "stopped": history.stopped, **notes})
     if history.stopped == "interrupted":
         print(f"interrupted; the best weights so far are in {output}", file=sys.stderr)
@@ -57,8 +63,7 @@ def fit(
 def open_table(path: Path, device: str) -> TableModel:
     """Load a table model onto a device, ready to answer."""
     keep_memory()
-    table = load_table(path)
-    return dataclasses.replace(table, model=table.model.to(choose_device(device)))
+    return load_table(path, device)
 
 
 def open_if_table(model: str, device: str) -> TableModel | None:
@@ -73,14 +78,14 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
         per_order = tables.per_order(table, chunk, n_orders)
         mean, ensemble = (tables.combined(per_order, how) for how in ("mean", "ensemble"))
         columns = {"mean_over_orders": mean, "ensemble_over_orders": ensemble, "order_spread": per_order.std(0)}
-        return pd.DataFrame(columns).round(6)
+        return pd.DataFrame(columns, chunk.index).round(6)
 
     through(table, path, output, scores)
 
 
 def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, seed: int) -> NLL:
     """Score a file, or some rows of it that are drawn at random."""
-    frame = read_all(path, table.codec.text_labels)
+    frame = read_all(path, table.codec.layout)
     if n_rows is not None and n_rows < len(frame):
         frame = frame.sample(n_rows, random_state=seed % 2**32)
     return NLL(-torch.from_numpy(tables.per_order(table, frame, n_orders)))
@@ -95,16 +100,28 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
         if strategy != "draw":
             return tables.complete_expected(table, chunk, strategy)
         seeds = [seed + 1_000_003 * start + i for i in range(n_imputations)]
-        draws = [tables.complete(table, chunk, s).assign(imputation=i) for i, s in enumerate(seeds)]
-        return pd.concat(draws) if n_imputations > 1 else draws[0].drop(columns="imputation")
+        return numbered([tables.complete(table, chunk, s) for s in seeds])
 
     through(table, path, output, filled)
+
+
+def numbered(imputations: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put several imputations of a table below one another, with their numbers in a column `imputation`.
+
+    Raises:
+        InputError: The table has such a column.
+    """
+    if len(imputations) == 1:
+        return imputations[0]
+    if "imputation" in imputations[0]:
+        raise InputError("The table has a column 'imputation' itself; draw one imputation at a time.")
+    return pd.concat([filled.assign(imputation=i) for i, filled in enumerate(imputations)])
 
 
 def sample(table: TableModel, n: int, given: Path | None, output: Path | None, seed: int, temperature: float) -> None:
     """Write rows that the model draws."""
     check_output(output, WRITTEN)
-    evidence = None if given is None else read_all(given, table.codec.text_labels)
+    evidence = None if given is None else read_all(given, table.codec.layout)
     with ChunkWriter(output) as writer:
         writer.write(tables.draw_rows(table, n, evidence, seed, temperature))
 
@@ -117,7 +134,8 @@ def explanations(table: TableModel, path: Path, output: Path | None, n_orders: i
         parts = {"value": e.values, "expected": e.expected, "surprise": e.surprise, "share": e.share}
         long = pd.concat({name: part.astype(object).stack(future_stack=True) for name, part in parts.items()}, axis=1)
         long = long.rename_axis(["row", "column"]).reset_index()
-        return long.assign(row=long["row"] + start).astype({"value": str, "expected": str})
+        named = long if chunk.index.name is None else long.set_index(chunk.index[long["row"]])
+        return named.assign(row=long["row"].to_numpy() + start).astype({"value": str, "expected": str})
 
     through(table, path, output, lines)
 
@@ -138,6 +156,6 @@ def through(
     check_output(output, WRITTEN)
     start = 0
     with ChunkWriter(output) as writer:
-        for chunk in read_chunks(path, ROWS_PER_CHUNK, table.codec.text_labels):
+        for chunk in read_chunks(path, ROWS_PER_CHUNK, table.codec.layout):
             writer.write(work(chunk, start))
             start += len(chunk)

@@ -38,6 +38,9 @@ Floats = npt.NDArray[np.float64]
 Answer = npt.NDArray[Any]
 
 MOST_EPOCHS = 300
+CELLS_PER_SECOND = 16_000  # that the largest of these networks learns from, on one thread of a CPU
+# By the steps that this one would make in the time: width and layers.
+SHAPES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
 ORDERS = 4  # of the evidence, over which conditionals are averaged
 
 
@@ -55,59 +58,47 @@ class TableModel:
         return cls(Codec.of_schema(model.schema), model, seed)
 
 
-def share_in_time(n_rows: int, n_features: int, minutes: float | None, threads: int | None = None) -> float:
-    """Guess what share of the rows that the full network of a table needs it would see in some minutes on a CPU.
-
-    It takes 16,000 cells a second and thread, and needs a thousand rows for every column, or fifty passes. Of fewer it
-    learns hardly more than marginals, while a small network, which sees three to ten times as many, is far ahead.
-    """
-    if minutes is None:
-        return math.inf
-    cells = 60 * minutes * (threads or torch.get_num_threads()) * 16_000
-    return cells / n_features / min(1000 * n_features, 50 * n_rows)
-
-
-def table_network(n_rows: int, n_features: int, share: float = math.inf) -> ModelConfig:
-    """Choose the shape of a network by the size of a table and by `share_in_time`."""
-    d_model = 64 if n_rows * n_features < 20_000 or share < 1 else 128
-    return ModelConfig(d_model=d_model, n_layers=1 if share < 0.2 else 2 if share < 1 else 3, n_heads=2)
-
-
-def table_training(
+def suited(
     n_rows: int,
     n_features: int,
-    minutes: float | None,
-    epochs: float | None,
-    steps: int | None,
-    seed: int,
-    share: float = math.inf,
-) -> TrainConfig:
-    """Choose a training by the size of a table: whole rows, some thousand cells a step, averaged weights.
+    minutes: float | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    cpu_minutes: float = math.inf,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Choose a network and its training by the size of a table, and on CPUs by the time.
 
-    Few rows are held apart by noise and dropout, and end after `MOST_EPOCHS` passes or the first cycle of rates that
-    brings nothing better, well before their time is up; many rows are used once or twice in one cycle. Where time is
-    short, there is one cycle, of smaller steps and a higher rate of Adam.
+    Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
+    after `MOST_EPOCHS` passes or the first cycle of rates that brings nothing better, well before their time is up;
+    where there is time for few passes, there is one cycle.
+
+    Args:
+        cpu_minutes: Minutes times threads of CPUs, where time is what ends the training. In as few steps as they are
+            good for, a small network learns more than a large one, of which each step takes longer.
     """
-    hurried = share < 1
-    cells = 4096 if hurried else 8192
-    return TrainConfig(
+    rows = min(256, n_rows, max(16, n_rows // 16), max(4, 4096 // n_features))
+    cells, in_time = n_rows * n_features, 60 * CELLS_PER_SECOND * cpu_minutes
+    d_model, n_layers = next(shape for least, shape in SHAPES if in_time >= least * rows * n_features)
+    training = TrainConfig(
         minutes=minutes,
         epochs=MOST_EPOCHS if epochs is None else epochs,
         steps=steps,
         seed=seed,
         curriculum=((1.0, 1.0),),
-        rows_per_step=min(256, n_rows, max(16, n_rows // 16), max(4, cells // n_features)),
-        lr=8e-3 if hurried else 2e-3,
+        rows_per_step=rows,
+        lr=8e-3,
         muon_lr=1e-2,
         weight_decay=0.1,
         warmup_steps=50,
         dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
         noise=min(0.1, 2 / n_rows**0.5),
-        cycles=3 if n_rows * n_features < 3_000_000 and not hurried else 1,
+        cycles=3 if cells < 3_000_000 and in_time > 100 * cells else 1,
         averaging=0.99,
         validation_rows=2000,
         validation_orders=2,
     )
+    return ModelConfig(d_model=64 if cells < 20_000 else d_model, n_layers=n_layers, n_heads=2), training
 
 
 def learn(
@@ -121,6 +112,7 @@ def learn(
     steps: int | None = None,
     network: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    large: bool = False,
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
@@ -132,6 +124,7 @@ def learn(
         kinds, levels: What columns are, as `make_codec` takes it.
         minutes, epochs, steps: Limits of the training, whichever comes first.
         network, training: Changes to what the size of the table and, without steps or epochs, the time would choose.
+        large: Whether the network is as large however little the time.
 
     Raises:
         InputError: No table, fewer than two rows, or impossible choices.
@@ -144,13 +137,13 @@ def learn(
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
     size = (len(rows), len(codec.names))
     limits = {"minutes": minutes, "epochs": epochs, "steps": steps, "threads": None, **(training or {})}
-    share = math.inf
-    if limits["steps"] is None and limits["epochs"] is None and choose_device(device).type == "cpu":
-        share = share_in_time(*size, limits["minutes"], limits["threads"])
-    shape = ModelConfig(**{**asdict(table_network(*size, share)), **(network or {})})
-    config = table_training(*size, minutes, epochs, steps, seed, share)
+    cpu_minutes = math.inf
+    timed = limits["minutes"] is not None and limits["steps"] is None and limits["epochs"] is None
+    if timed and not large and choose_device(device).type == "cpu":
+        cpu_minutes = limits["minutes"] * (limits["threads"] or torch.get_num_threads())
+    shape, config = suited(*size, minutes, epochs, steps, seed, cpu_minutes)
     config = TrainConfig(**{**asdict(config), **(training or {})})
-    model = new_model(codec.schema, shape, seed)
+    model = new_model(codec.schema, ModelConfig(**{**asdict(shape), **(network or {})}), seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)
     for i, column in enumerate(codec.columns):
         if isinstance(column, Labels) and not column.others and column.labels:
@@ -165,8 +158,8 @@ def save_table(path: str | Path, table: TableModel, notes: Mapping[str, Any] | N
     write_tensors(Path(path), table.model.state_dict(), header)
 
 
-def load_table(path: str | Path) -> TableModel:
-    """Read what `save_table` wrote.
+def load_table(path: str | Path, device: str = "cpu") -> TableModel:
+    """Read what `save_table` wrote, for use on a device.
 
     Raises:
         CheckpointError: The file is unreadable or holds no table model.
@@ -174,7 +167,8 @@ def load_table(path: str | Path) -> TableModel:
     header = read_header(Path(path))
     if "codec" not in header:
         raise CheckpointError(f"{path} holds a model, but not how the columns of a table are coded.")
-    return TableModel(Codec.from_dict(header["codec"]), load(path).eval(), header["seed"])
+    model = load(path).to(choose_device(device)).eval()
+    return TableModel(Codec.from_dict(header["codec"]), model, header["seed"])
 
 
 def sequences(table: TableModel, n_orders: int) -> list[Tensor]:
@@ -371,12 +365,16 @@ def codes_and_base(table: TableModel, values: Any) -> tuple[Rows, Tensor]:
 
 
 def ask_row(
-    table: TableModel, values: Any, names: Names, question: Callable[[Predictive], Sequence[Any]]
+    table: TableModel,
+    values: Any,
+    names: Names,
+    question: Callable[[Predictive], Sequence[Any]],
+    n_orders: int = ORDERS,
 ) -> dict[str, Any]:
     """Ask about several columns of one row, given what it has."""
     rows, _ = table.codec.encode(values)
-    [(_, [state])] = _states(table, rows, n_orders=1)
-    answers = ask_together(state, table.codec.columns, rows.schema.index(names), question)
+    [(_, states)] = _states(table, rows, n_orders)
+    answers = ask_together(states, table.codec.columns, rows.schema.index(names), question)
     return dict(zip(names, answers, strict=True))
 
 

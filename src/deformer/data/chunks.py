@@ -8,13 +8,14 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pandas as pd
 
-from deformer.data.libraries import from_arrow
+from deformer.data.libraries import from_arrow, names_of_array
 from deformer.errors import InputError
 
 MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
@@ -22,14 +23,27 @@ TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
 
 
-def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterator[pd.DataFrame]:
-    """Read a table, at most n_rows at a time.
-
-    Text may be separated by commas, semicolons or tabs, and has names in its first line unless a number stands there.
-    Cells that a line lacks at its end are missing.
+@dataclass(frozen=True)
+class Layout:
+    """What is known of a table before it is read.
 
     Args:
         labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
+        names: Of columns. A first line of nothing but these is a header.
+        header: Whether the first line of a text holds names. None: unless a number that is no name stands there.
+        index: A column that names rows, and becomes their index where it is there.
+    """
+
+    labels: Collection[str] = ()
+    names: Collection[str] = ()
+    header: bool | None = None
+    index: str | None = None
+
+
+def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[pd.DataFrame]:
+    """Read a table, at most n_rows at a time.
+
+    Text may be separated by commas, semicolons or tabs. Cells that a line lacks at its end are missing.
 
     Raises:
         InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or
@@ -40,10 +54,10 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
     empty = True
     try:
         parquet = path.suffix.lower() == ".parquet"
-        for chunk in _parquet(path, n_rows) if parquet else _text_file(path, n_rows, labels):
+        for chunk in _parquet(path, n_rows) if parquet else _text_file(path, n_rows, layout):
             if len(chunk):
                 empty = False
-                yield chunk
+                yield chunk.set_index(layout.index) if layout.index in chunk else chunk
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
@@ -52,14 +66,11 @@ def read_chunks(path: Path, n_rows: int, labels: Collection[str] = ()) -> Iterat
         raise InputError(f"{path} holds no rows.")
 
 
-def read_all(path: Path, labels: Collection[str] = ()) -> pd.DataFrame:
-    """Read a whole table; text of nothing but days or moments, as ISO 8601 writes them, becomes moments.
-
-    Args:
-        labels: Columns that stay text whatever they look like.
-    """
-    frame = pd.concat(read_chunks(path, sys.maxsize, labels), ignore_index=True)
-    names = [name for name in frame if name not in labels and _holds_moments(frame[name])]
+def read_all(path: Path, layout: Layout = Layout()) -> pd.DataFrame:
+    """Read a whole table; text of nothing but days or moments, as ISO 8601 writes them, becomes moments."""
+    chunks = list(read_chunks(path, sys.maxsize, layout))
+    frame = pd.concat(chunks, ignore_index=chunks[0].index.name is None)
+    names = [name for name in frame if name not in layout.labels and _holds_moments(frame[name])]
     return frame.assign(**{str(name): _moments(frame[name]) for name in names})
 
 
@@ -83,12 +94,12 @@ def _moments(series: "pd.Series[Any]") -> "pd.Series[Any]":
         return pd.to_datetime(series, format="ISO8601", utc=True)
 
 
-def _text_file(path: Path, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
+def _text_file(path: Path, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame]:
     with path.open("rb") as file:
-        yield from text_chunks(file, n_rows, labels)
+        yield from text_chunks(file, n_rows, layout)
 
 
-def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -> Iterator[pd.DataFrame]:
+def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame]:
     """Read text as `read_chunks` does, from an open file that can be rewound."""
     lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
     line = next(lines, "")
@@ -100,13 +111,16 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, labels: Collection[str]) -
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     if not first:
         return
-    headed = not any(_is_number(cell) for cell in first)
+    headed = layout.header
+    if headed is None:
+        known = {*layout.names, layout.index}
+        headed = known.issuperset(first) or not any(_is_number(cell) for cell in first)
     twice = [name for name, n in Counter(first).items() if name and n > 1]
     if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
-    names: dict[str, Any] = {} if headed else {"header": None, "names": [f"x{i}" for i in range(len(first))]}
+    names: dict[str, Any] = {} if headed else {"header": None, "names": names_of_array(len(first))}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
-    options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(labels, str)}
+    options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(layout.labels, str)}
     with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
         yield from reader
 
@@ -144,6 +158,15 @@ def has_rows(path: Path) -> bool:
         raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
 
 
+def write_out(text: str) -> None:
+    """Write to standard output, of which a reader, such as head, may have seen enough."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ChunkWriter:
     """Writes a table piece by piece, to standard output as CSV, or to a file that appears when all of it is there."""
 
@@ -157,29 +180,30 @@ class ChunkWriter:
         return self
 
     def write(self, chunk: pd.DataFrame) -> None:
-        """Add rows.
+        """Add rows, with their index if it has a name.
 
         Raises:
             InputError: The file cannot be written, or a chunk's types are not those of the first.
         """
+        named = chunk.index.name is not None
         if self.temporary is None or self.path is None:
-            chunk.to_csv(sys.stdout, header=self.first, index=False)
+            write_out(chunk.to_csv(header=self.first, index=named))
         else:
             try:
                 if self.path.suffix == ".parquet":
-                    self._write_parquet(chunk)
+                    self._write_parquet(chunk, named)
                 else:
-                    chunk.to_csv(self.temporary, mode="a", header=self.first, index=False)
+                    chunk.to_csv(self.temporary, mode="a", header=self.first, index=named)
             except OSError as error:
                 raise InputError(f"Cannot write {self.path}: {error.strerror or error}.") from error
         self.first = False
 
-    def _write_parquet(self, chunk: pd.DataFrame) -> None:
+    def _write_parquet(self, chunk: pd.DataFrame, with_index: bool) -> None:
         import pyarrow
         import pyarrow.parquet
 
         try:
-            table = pyarrow.Table.from_pandas(chunk, preserve_index=False)
+            table = pyarrow.Table.from_pandas(chunk, preserve_index=with_index)
             if self.parquet is None:
                 self.parquet = pyarrow.parquet.ParquetWriter(self.temporary, table.schema)
             self.parquet.write_table(table.cast(self.parquet.schema))

@@ -95,6 +95,10 @@ class Labels:
         shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
         return codes, np.array(shares, dtype=np.float64)
 
+    def knows(self, label: Hashable) -> bool:
+        """Say whether a label was seen in fit."""
+        return label in self.labels or any(label == other for other, _ in self.others)
+
     def largest_shares(self) -> Codes:
         """Give, for each code, the largest share of its probability that one value has: 0 where none was ever seen."""
         shares = np.ones(len(self.labels) + 1)

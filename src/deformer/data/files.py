@@ -2,8 +2,9 @@
 
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from deformer.data.chunks import SUFFIXES, read_chunks
+from deformer.data.chunks import SUFFIXES, Layout, read_chunks
+from deformer.data.libraries import names_of_array
 from deformer.errors import InputError
 
 Column = npt.NDArray[Any]
@@ -30,13 +32,17 @@ class Table:
             raise InputError(f"Column names must differ; {twice[0]!r} stands more than once.")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, labels: Collection[str] = ()) -> Table:
     """Read one table.
+
+    Args:
+        labels: Columns of text to read as it is, whatever it looks like.
 
     Raises:
         InputError: The file is missing, unreadable, truncated, empty or of an unknown kind.
     """
-    readers: dict[str, Callable[[Path], Table]] = {**dict.fromkeys(SUFFIXES, _frame), ".npy": _npy, ".npz": _npz}
+    frame = partial(_frame, labels=labels)
+    readers: dict[str, Callable[[Path], Table]] = {**dict.fromkeys(SUFFIXES, frame), ".npy": _npy, ".npz": _npz}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} is none of {', '.join(readers)}.")
@@ -67,7 +73,7 @@ def table_of(array: npt.NDArray[Any], names: Sequence[str] | None = None) -> Tab
     """Turn a two-dimensional array into named columns."""
     if array.ndim != 2 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise InputError(f"Expected an array of numbers, rows x columns; it is {array.dtype}, shape {array.shape}.")
-    names = [f"x{i}" for i in range(array.shape[1])] if names is None else names
+    names = names_of_array(array.shape[1]) if names is None else names
     return Table(tuple(names), tuple(array.T.astype(np.float64)))
 
 
@@ -84,9 +90,9 @@ def _npz(path: Path) -> Table:
     return table_of(next(iter(arrays.values())))
 
 
-def _frame(path: Path) -> Table:
+def _frame(path: Path, labels: Collection[str]) -> Table:
     """Read text or Parquet as tables are read everywhere; whatever are no numbers are labels, as text."""
-    frame = pd.concat(read_chunks(path, sys.maxsize), ignore_index=True)
+    frame = pd.concat(read_chunks(path, sys.maxsize, Layout(labels)), ignore_index=True)
     columns = []
     for _, series in frame.items():
         # The words true and false are labels, whether or not a cell is missing beside them.

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from deformer.data.chunks import Layout
 from deformer.data.columns import (
     Codes,
     Column,
@@ -56,6 +57,7 @@ class Codec:
     Args:
         names, columns, dtypes: Of the frame, in the sequence of the features.
         dates: Names of columns whose moments are days of a calendar, objects in the frame.
+        index: Name of the frame's index, a column of files that names rows. None: it has none.
         own_schema: Of a model whose features are more than columns, such as pixels with places. None: plain features.
     """
 
@@ -63,6 +65,7 @@ class Codec:
     columns: tuple[Column, ...]
     dtypes: tuple[Any, ...]
     dates: tuple[str, ...] = ()
+    index: str | None = None
     own_schema: Schema | None = None
 
     @property
@@ -84,6 +87,11 @@ class Codec:
         """Name the columns whose labels are text, digits or not."""
         named = zip(self.names, self.columns, strict=True)
         return frozenset(n for n, c in named if isinstance(c, Labels) and all(isinstance(v, str) for v in c.labels))
+
+    @property
+    def layout(self) -> Layout:
+        """Say what to expect of files with such columns."""
+        return Layout(self.text_labels, self.names, None, self.index)
 
     def encode(self, table: Any) -> tuple[Rows, Tensor]:
         """Turn a table into rows; a column that it lacks is missing in every row.
@@ -114,8 +122,10 @@ class Codec:
         return self.columns[at].encode(_numbers(series))
 
     def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:
-        labels = _labels(objects, self.names[at])
-        return self.columns[at].encode(_as_text(labels) if self.names[at] in self.text_labels else labels)
+        column, labels = self.columns[at], _labels(objects, self.names[at])
+        if self.names[at] in self.text_labels and isinstance(column, Labels):
+            labels = _as_text(labels, column)
+        return column.encode(labels)
 
     def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
         """Code one value of a column as `encode` would, without making a column of it if that can be spared.
@@ -199,7 +209,8 @@ class Codec:
             raise InputError("This model is none of tables; save the model itself.")
         columns = [to_dict(column) for column in self.columns]
         dtypes = [_dtype_to_json(d) for d in self.dtypes]
-        return {"names": list(self.names), "columns": columns, "dtypes": dtypes, "dates": list(self.dates)}
+        own = {"names": list(self.names), "columns": columns, "dtypes": dtypes}
+        return {**own, "dates": list(self.dates), "index": self.index}
 
     @classmethod
     def of_schema(cls, schema: Schema) -> "Codec":
@@ -212,7 +223,7 @@ class Codec:
         """Read what `to_dict` wrote."""
         dtypes = tuple(_dtype_from_json(d) for d in written["dtypes"])
         columns, dates = tuple(from_dict(c) for c in written["columns"]), tuple(written.get("dates", ()))
-        return cls(tuple(written["names"]), columns, dtypes, dates)
+        return cls(tuple(written["names"]), columns, dtypes, dates, written.get("index"))
 
     def describe(self) -> pd.DataFrame:
         """List the features: name, type in the frame, how values are coded, and examples."""
@@ -249,12 +260,13 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, leve
     for name, kind in kinds.items():
         if name not in frame:
             raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
-        if isinstance(kind, str) and kind not in KINDS:
+        if isinstance(kind, Plain) or (isinstance(kind, str) and kind not in KINDS):
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
     dates = tuple(name for name in frame if holds_dates(frame[name]))
     frame = frame.apply(unboxed)
     columns = tuple(_choose(frame[name], kinds.get(name), frame.shape[1], levels) for name in frame.columns)
-    return Codec(tuple(frame.columns), columns, tuple(frame.dtypes), dates)
+    index = None if frame.index.name is None or frame.index.name in frame else str(frame.index.name)
+    return Codec(tuple(frame.columns), columns, tuple(frame.dtypes), dates, index)
 
 
 def _choose(series: "pd.Series[Any]", kind: str | Column | None, n_columns: int, levels: bool) -> Column:
@@ -297,15 +309,21 @@ def _numbers(series: "pd.Series[Any]") -> Values:
     try:
         values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"Column {series.name!r} held numbers in fit; now it holds {_text_of(series)!r}.") from error
+        raise InputError(f"Column {series.name!r} is one of numbers; it holds {_text_of(series)!r}.") from error
     if np.isinf(values).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
     return values
 
 
-def _as_text(labels: Values) -> Values:
-    """Spell labels that were text in fit and are numbers now, as a file may be read."""
-    spelled: Values = np.array([v if v is None else str(v) for v in labels], dtype=object)
+def _as_text(labels: Values, column: Labels) -> Values:
+    """Spell labels that were text in fit and are numbers now, as a file may be read; 7.0 beside holes may be a 7."""
+
+    def spell(label: Any) -> Any:
+        if isinstance(label, float) and label.is_integer() and not column.knows(str(label)):
+            return str(int(label))
+        return label if label is None else str(label)
+
+    spelled: Values = np.array([spell(label) for label in labels], dtype=object)
     return spelled
 
 

@@ -1,9 +1,12 @@
 """From a table of numbers and text to a schema, and from a table and a schema to rows."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 
 from deformer.data.files import Column, Table
+from deformer.data.libraries import names_of_array
 from deformer.data.schema import Binary, Categorical, Continuous, Domain, Feature, Ordinal, Schema
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
@@ -17,15 +20,17 @@ def infer_schema(table: Table) -> Schema:
 
 
 def _domain(column: Column) -> Domain:
-    if column.dtype == object:
+    if column.dtype == object and any(value is not None for value in column):
         labels = tuple(sorted({value for value in column if value is not None}))
         return Categorical(len(labels), labels)
-    known = column[np.isfinite(column)]
+    numbers = column.astype(np.float64)  # None, of which a column may consist, becomes NaN
+    known = numbers[np.isfinite(numbers)]
     if len(known) and (known == np.floor(known)).all() and known.min() >= 0 and known.max() < MOST_LEVELS:
         return Binary() if known.max() <= 1 else Ordinal(int(known.max()) + 1)
     if not len(known):
         return Continuous()
-    return Continuous(float(known.mean()), float(known.std()) or 1.0)
+    constant = known.min() == known.max()  # whose computed deviation may not be 0
+    return Continuous(float(known.mean()), 1.0 if constant else float(known.std()))
 
 
 def to_rows(table: Table, schema: Schema) -> Rows:
@@ -39,11 +44,17 @@ def to_rows(table: Table, schema: Schema) -> Rows:
     columns = table.columns
     if set(table.names) == set(schema.names):
         columns = tuple(columns[table.names.index(name)] for name in schema.names)
-    elif table.names != tuple(f"x{i}" for i in range(len(schema))):
+    elif table.names != names_of_array(len(schema)):
         unknown = next(n for n in table.names if n not in schema.names)
         raise InputError(f"The model has no feature {unknown!r}; it has {', '.join(schema.names[:8])}.")
     coded = [_codes(column, feature) for column, feature in zip(columns, schema.features, strict=True)]
     return as_rows(torch.from_numpy(np.stack(coded, 1)), schema)
+
+
+def _spell(value: object, known: Collection[str]) -> str:
+    """Spell a label, which a file may hold as a number: 7.0 may be a 7."""
+    text = str(value)
+    return str(int(value)) if text not in known and isinstance(value, float) and value.is_integer() else text
 
 
 def _codes(column: Column, feature: Feature) -> Column:
@@ -51,11 +62,12 @@ def _codes(column: Column, feature: Feature) -> Column:
     labels = feature.domain.labels if isinstance(feature.domain, Categorical) else None
     if labels is None:
         if column.dtype == object:
-            text = next(value for value in column if value is not None)
-            raise InputError(f"Feature {feature.name!r} holds the text {text!r}; expected numbers.")
-        return column
+            text = next((value for value in column if value is not None), None)
+            if text is not None:
+                raise InputError(f"Feature {feature.name!r} holds the text {text!r}; expected numbers.")
+        return column.astype(np.float64)
     code = {label: float(i) for i, label in enumerate(labels)}
-    spelled = [None if value is None or value != value else str(value) for value in column]
+    spelled = [None if value is None or value != value else _spell(value, code) for value in column]
     unknown = next((s for s in spelled if s is not None and s not in code), None)
     if unknown is not None:
         raise InputError(f"Feature {feature.name!r} knows no label {unknown!r}; it has {', '.join(labels[:8])}.")

@@ -26,7 +26,7 @@ def as_frame(table: Any) -> pd.DataFrame:
         array = np.asarray(table)
         if array.ndim != 2:
             raise InputError(f"Expected a table of rows and columns; this has shape {array.shape}.")
-        table = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+        table = pd.DataFrame(array, columns=names_of_array(array.shape[1]))
     names = [str(name) for name in table.columns]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -41,6 +41,11 @@ def as_frame(table: Any) -> pd.DataFrame:
         arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
         table = table.assign(**{name: series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
     return table
+
+
+def names_of_array(n: int) -> tuple[str, ...]:
+    """Name columns that have no names."""
+    return tuple(f"x{i}" for i in range(n))
 
 
 def is_frame(table: Any) -> bool:

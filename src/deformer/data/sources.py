@@ -13,7 +13,7 @@ import torch
 
 from deformer.data.files import read_arrays, read_table
 from deformer.data.infer import infer_schema, to_rows
-from deformer.data.schema import Binary, Ordinal, Schema, image_schema, table_schema
+from deformer.data.schema import Binary, Categorical, Ordinal, Schema, image_schema, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows, split
 from deformer.errors import InputError, SourceError
@@ -76,8 +76,11 @@ def load_source(
 
 
 def _table(path: Path, schema: Schema | None) -> Rows:
-    table = read_table(path)
-    return to_rows(table, infer_schema(table) if schema is None else schema)
+    if schema is None:
+        table = read_table(path)
+        return to_rows(table, infer_schema(table))
+    labels = [f.name for f in schema.features if isinstance(f.domain, Categorical) and f.domain.labels is not None]
+    return to_rows(read_table(path, labels), schema)
 
 
 def _splits(path: Path, schema: Schema | None) -> Source | None:
@@ -141,9 +144,14 @@ def _mnist(folders: list[Path], seed: int) -> Source:
 
 def _packed_mnist(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
     try:
-        return {part: np.unpackbits(a, axis=1)[:, :784] for part, a in read_arrays(path).items() if part in MNIST_FILES}
+        return {part: _pixels(a) for part, a in read_arrays(path).items() if part in MNIST_FILES}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error
+
+
+def _pixels(a: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Unpack 784 pixels, eight of which may share a byte."""
+    return np.unpackbits(a, axis=1) if a.shape[1] == 98 else a
 
 
 def _amat(folders: list[Path], part: str) -> npt.NDArray[np.uint8]:
@@ -173,8 +181,9 @@ def _notmnist(folders: list[Path], seed: int) -> Source:
         looked = ", ".join(str(f) for f in folders)
         raise SourceError(f"notmnist_10k.npz (28 x 28 letters, bit-packed) is in none of {looked}; put it there.")
     packed = next(a for a in read_arrays(path).values() if a.ndim == 2 and a.shape[1] in (98, 784))
-    pixels = np.unpackbits(packed, axis=1) if packed.shape[1] == 98 else packed
-    return Source("notmnist", as_rows(torch.from_numpy(pixels), image_schema(28, 28, Binary())), shape=(28, 28))
+    return Source(
+        "notmnist", as_rows(torch.from_numpy(_pixels(packed)), image_schema(28, 28, Binary())), shape=(28, 28)
+    )
 
 
 SOURCES: dict[str, Callable[[list[Path], int], Source]] = {

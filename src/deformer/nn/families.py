@@ -178,8 +178,7 @@ class Mixture:
         return z
 
     def log_prob(self, params: Params, x: Values) -> Values:
-        log_w, means, log_s = self._parts(params)
-        return torch.logsumexp(log_w + self._log_density((x[:, None] - means) * torch.exp(-log_s)) - log_s, -1)
+        return self._log_prob_each(params, x[:, None])[:, 0]
 
     def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
         log_w, means, log_s = self._parts(params)
@@ -217,14 +216,16 @@ class Mixture:
         log_w, means, log_s = (p[:, None] for p in self._parts(params))
         return torch.logsumexp(log_w + self._log_density((x[..., None] - means) * torch.exp(-log_s)) - log_s, -1)
 
-    def cdf(self, params: Params, x: Values) -> Values:
+    def cdf(self, params: Params, x: Values, above: bool = False) -> Values:
+        """Give the probability of a value below x, or above it."""
         log_w, means, log_s = self._parts(params)
-        return (log_w.exp() * self._distribution((x[:, None] - means) * torch.exp(-log_s))).sum(-1)
+        z = (x[:, None] - means) * torch.exp(-log_s)
+        return (log_w.exp() * self._distribution(-z if above else z)).sum(-1).clamp(max=1.0)
 
     def tail(self, params: Params, x: Values) -> Values:
         """Give the probability of a value at least as far out as x, on either side."""
-        below = self.cdf(params, x)
-        return 2 * torch.minimum(below, 1 - below).clamp(min=0.0)
+        sides = torch.minimum(self.cdf(params, x), self.cdf(params, x, above=True))
+        return (2 * sides).clamp(max=1.0)
 
     def entropy(self, params: Params) -> Values:
         """Integrate over each component's quantiles by the tanh-sinh rule; within about 1e-4 nats."""

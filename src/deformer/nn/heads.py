@@ -93,9 +93,14 @@ class Conditionals:
                 return Conditionals((Packed(p.family, p.params[at], None, *units),), (len(rows), 1))
         raise InputError("Of a query there must be one kind of answer.")
 
+    def as_rows(self) -> "Conditionals":
+        """Make a row of every query, (batch * queries, 1), where all of them ask for the same kind of feature."""
+        [packed] = (p for p in self.packed if len(p.params))
+        return Conditionals((packed,), (len(packed.params), 1))
+
     @staticmethod
     def joined(parts: "Sequence[Conditionals]") -> "Conditionals":
-        """Put the rows of several answers of `only` below one another."""
+        """Put the rows of several answers of `only` or `as_rows` below one another."""
         packed = [part.packed[0] for part in parts]
         first = packed[0]
         units = [(p.loc, p.scale) for p in packed]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from deformer.config import ModelConfig
 from deformer.data.schema import Schema
+from deformer.errors import InputError
 from deformer.nn.units import Units
 
 NEVER = 1 << 30
+MOST_OFFSETS = 200_000
 GRID = 1 << 20  # coordinates closer than its inverse are the same
 
 
@@ -111,6 +113,8 @@ def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbo
     places = torch.tensor([f.coordinates for f in schema.features if f.coordinates is not None], dtype=torch.float64)
     columns = []
     if radius and len(placed):
+        if (2 * radius + 1) ** places.shape[1] > MOST_OFFSETS:
+            raise InputError(f"A neighbourhood of {radius} is too wide for {places.shape[1]} coordinates; 0 is none.")
         steps = ((places - places.amin(0)) * GRID).round() / GRID
         whole = steps.floor()
         _, apart = torch.unique(steps - whole, dim=0, return_inverse=True)  # no whole offset leads from one to another

@@ -22,6 +22,7 @@ from deformer.tasks.streaming import (
     as_tensors,
     check_new,
     read_snapshot,
+    state_without,
     weigh,
 )
 
@@ -165,11 +166,18 @@ class SessionPool:
     def ask(
         self, name: Hashable, features: Sequence[str], question: Callable[[Predictive], Sequence[Any]]
     ) -> list[Any]:
-        """Ask about several features of one session, given what has arrived."""
-        self.reading(name)
-        store, slots = self._cached([name])
+        """Ask about several features of one session, given what has arrived beside each."""
+        reading, columns = self.reading(name), self.words.codec.columns
         asked = [self.words.feature(feature) for feature in features]
-        return ask_together(store.take(slots, 0), self.words.codec.columns, asked, question)
+        answers = {}
+        for feature in set(asked).intersection(reading.features):
+            state = state_without(self.words.model, reading, feature)
+            answers[feature] = ask_together([state], columns, [feature], question)[0]
+        if free := [feature for feature in asked if feature not in answers]:
+            store, slots = self._cached([name])
+            told = ask_together([store.take(slots, 0)], columns, free, question)
+            answers.update(zip(free, told, strict=True))
+        return [answers[feature] for feature in asked]
 
     def _cached(self, names: Sequence[Hashable]) -> tuple[Slots, Tensor]:
         """Give the slots of some different sessions, rebuilding those that have none."""

@@ -63,7 +63,7 @@ class Predictive:
         self._require_numbers()
         if self._is_straight:
             return self.column.decode(self._by_order(self.conditionals.mean()).mean(0))
-        return self._moment(1) if self._levels is None else self._of_levels(self._levels)[0]
+        return (self._of_slices() if self._levels is None else self._of_levels(self._levels))[0]
 
     def std(self) -> Codes:
         """Give the standard deviation of numbers or levels."""
@@ -73,10 +73,7 @@ class Predictive:
             unit = np.abs(np.diff(self.column.decode(np.array([0.0, 1.0]))))
             straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
             return straight
-        if self._levels is not None:
-            return self._of_levels(self._levels)[1]
-        spread: Codes = np.sqrt(np.maximum(self._moment(2) - self._moment(1) ** 2, 0.0))
-        return spread
+        return (self._of_slices() if self._levels is None else self._of_levels(self._levels))[1]
 
     @property
     def _is_straight(self) -> bool:
@@ -124,10 +121,10 @@ class Predictive:
         mean = p @ levels
         return mean, np.sqrt((p * (levels - mean[:, None]) ** 2).sum(1))
 
-    def _moment(self, power: int) -> Codes:
-        slices = (np.arange(N_SLICES) + 0.5) / N_SLICES
-        expected: Codes = (self.quantile(slices) ** power).mean(1)
-        return expected
+    def _of_slices(self) -> tuple[Codes, Codes]:
+        """Give the mean and the standard deviation of numbers on a bent scale."""
+        slices = self.quantile((np.arange(N_SLICES) + 0.5) / N_SLICES)
+        return slices.mean(1), slices.std(1)
 
     def _level_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         below = self.probabilities().cumsum(1)
@@ -169,22 +166,25 @@ class Predictive:
 
 
 def ask_together(
-    state: State, columns: Sequence[Column], features: Sequence[int], question: Callable[[Predictive], Sequence[Any]]
+    states: Sequence[State],
+    columns: Sequence[Column],
+    features: Sequence[int],
+    question: Callable[[Predictive], Sequence[Any]],
 ) -> list[Any]:
     """Ask about several features of one row; those whose columns are coded alike and share a head are asked together.
 
     Args:
-        state: Of one row.
+        states: Of one row, by order of its evidence.
         columns: Of all features.
         question: Gives one answer per row of a batch, and here one per feature.
     """
-    kinds = state.model.head.kind_of.tolist()
+    kinds, device = states[0].model.head.kind_of.tolist(), states[0].model.device
     alike: dict[tuple[Column, int], list[int]] = {}
     for feature in features:
         alike.setdefault((columns[feature], kinds[feature]), []).append(feature)
     answers: dict[int, Any] = {}
     for (column, _), members in alike.items():
-        conditionals = state.predict(torch.tensor([members], device=state.model.device))
-        each = Conditionals(conditionals.packed, (len(members), 1))  # every question becomes a row of its own
-        answers.update(zip(members, question(Predictive(column, each)), strict=True))
+        asked = torch.tensor([members], device=device)
+        together = Conditionals.joined([state.predict(asked).as_rows() for state in states])
+        answers.update(zip(members, question(Predictive(column, together, len(states))), strict=True))
     return [answers[feature] for feature in features]

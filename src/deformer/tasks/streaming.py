@@ -147,6 +147,15 @@ def check_new(arrival: Arrival, reading: Reading) -> None:
         raise InputError(f"{arrival.name!r} has been observed already; a feature has one value a session.")
 
 
+def state_without(model: DEformer, reading: Reading, feature: int) -> State:
+    """Observe what has arrived but for one feature, which must not tell about itself."""
+    told = [(f, code) for f, code in zip(reading.features, reading.codes, strict=True) if f != feature]
+    if not told:
+        return model.start()
+    features, codes = (torch.tensor([part], device=model.device) for part in zip(*told, strict=True))
+    return model.start().observe(features, codes.double())
+
+
 class Session:
     """One row whose values arrive one by one, in any order.
 
@@ -200,8 +209,10 @@ class Session:
         return surprise
 
     def predict(self, name: str) -> Predictive:
-        """Give p(feature | what has arrived), whether it has arrived itself or not."""
+        """Give p(feature | what has arrived beside it)."""
         state, feature = self._open(), self.words.feature(name)
+        if feature in self.reading.features:
+            state = state_without(self.words.model, self.reading, feature)
         asked = torch.tensor([[feature]], device=self.words.model.device)
         return Predictive(self.words.codec.columns[feature], state.predict(asked))
 

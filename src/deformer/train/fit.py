@@ -19,7 +19,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from deformer.config import TrainConfig
+from deformer.config import ModelConfig, TrainConfig, from_json
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, subset
 from deformer.errors import CheckpointError, InputError, TrainingError
@@ -50,6 +50,7 @@ class Run:
     plateaus: int = 0
     validated_at: float = 0.0
     validation_took: float = 0.0
+    out_of_patience: bool = False
     points: list[Point] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
@@ -206,6 +207,7 @@ class _Fitting:
         picked = generator(config.seed, "validation rows")
         self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
         self.noise = config.noise * spreads(rows.schema)
+        self.n_observed = float(rows.observed.sum(-1, dtype=torch.float64).mean())
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
         self.state = Run()
 
@@ -214,8 +216,8 @@ class _Fitting:
         path = newest(self.directory) if resume and self.fabric.is_global_zero else None
         # The first process decides, from what it measures and finds.
         bfloat16, checkpoint = self._first((bfloat16, None if path is None else (path, *read_tensors(path))))
-        if checkpoint is not None and checkpoint[2]["training"]["recipe"] != self.config.recipe:
-            raise CheckpointError(f"{checkpoint[0]} is of another recipe than {self.config.recipe!r}.")
+        if checkpoint is not None:
+            self._require_same(checkpoint[0], checkpoint[2])
         if checkpoint is None and fresh:
             self.model.fit_marginals(self.rows.values, self.rows.observed)
         self.loss = Loss(self.model, bfloat16)
@@ -238,6 +240,8 @@ class _Fitting:
         state, config = self.state, self.config
         before, saved = time.monotonic() - 60 * state.minutes, time.monotonic()
         stopping = 0.0
+        if state.out_of_patience:
+            return "patience"
         while (done := self._done()) < 1:
             if stopping:
                 return "interrupted"
@@ -252,6 +256,7 @@ class _Fitting:
                 log.write(point, state.points)
                 bar.validated(point.validation_nll)
                 if self._is_futile(ended):
+                    state.out_of_patience = True
                     return "patience"
                 if ended and self._done() < 1:
                     self._go_on_from_best()
@@ -262,7 +267,7 @@ class _Fitting:
                 saved = time.monotonic()
         if not state.points or state.points[-1].step != state.step or not state.best:
             log.write(self._validate(), state.points)
-        return "done"
+        return "interrupted" if asked.is_set() else "done"
 
     def _first(self, value: Any) -> Any:
         """Give what the first process has."""
@@ -307,9 +312,10 @@ class _Fitting:
         for optimiser in self.optimisers:
             optimiser.step()
         state.step, state.rows_seen = state.step + 1, state.rows_seen + size
-        state.loss_sum, state.loss_count = state.loss_sum + nats * n_features, state.loss_count + 1
+        nats_per_row = nats * self.n_observed
+        state.loss_sum, state.loss_count = state.loss_sum + nats_per_row, state.loss_count + 1
         self._average()
-        return nats * n_features
+        return nats_per_row
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -421,10 +427,26 @@ class _Fitting:
         for old in sorted(self.directory.glob("last-*.safetensors"))[: -self.config.keep_last]:
             old.unlink()
 
+    def _require_same(self, path: Path, header: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another run: weights of another network may fit as well.
+
+        Raises:
+            CheckpointError: It is.
+        """
+        if header["schema"] != self.model.schema.to_json():
+            raise CheckpointError(f"{path} is of rows of another schema.")
+        told = dataclasses.asdict(from_json(ModelConfig, header["config"])) | header["training"]
+        own = dataclasses.asdict(self.model.config) | {n: getattr(self.config, n) for n in ("recipe", "seed", "orders")}
+        for name, value in own.items():
+            if told[name] != value:
+                raise CheckpointError(f"{path} is of a run whose {name} is {told[name]!r}, not {value!r}.")
+
     def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         load_weights(self.model, _below(tensors, "model."), path)
         restore_optimisers(self.optimisers, tensors)
         counters = dict(header["run"])
+        if any(header["training"][n] != getattr(self.config, n) for n in ("patience", "cycles")):
+            counters["out_of_patience"] = False
         points = [Point(**p) for p in counters.pop("points")]
         average = {n: t.to(self.model.device) for n, t in _below(tensors, "training.average.").items()}
         self.state = Run(**counters, points=points, best=_below(tensors, "best."), average=average)

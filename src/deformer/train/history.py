@@ -31,3 +31,12 @@ class History:
         if scored:
             return min(scored, key=lambda p: p.validation_nll or 0.0)
         return self.points[-1] if self.points else None
+
+    def raise_if_interrupted(self) -> None:
+        """Pass on, after the weights are kept, the signal that ended the training, to whoever goes on otherwise.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted.
+        """
+        if self.stopped == "interrupted":
+            raise KeyboardInterrupt("the training was interrupted; its best weights are kept")

@@ -28,16 +28,18 @@ from deformer.api.service.engine import Engine, FieldError
 from deformer.api.service.guard import Admission, Guard
 from deformer.api.service.sessions import TooMany
 from deformer.api.service.work import DRAWN, PIECE, Limits, Service, Table
+from deformer.api.table_commands import numbered
 from deformer.api.tables import ORDERS
 
 Sent = TypeVar("Sent", bound=BaseModel)
 TABLES = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
 
 
-async def _read(request: Request, kind: type[Sent]) -> tuple[Sent, Table]:
+async def _read(service: Service, request: Request, kind: type[Sent]) -> tuple[Sent, Table]:
     """Read a request: JSON, or a table with its parameters in the query.
 
     Raises:
+        Busy: Too many requests wait to be read.
         RequestValidationError: It has not the shape of this kind.
         HTTPException: Its type is none of these.
     """
@@ -45,7 +47,8 @@ async def _read(request: Request, kind: type[Sent]) -> tuple[Sent, Table]:
     body, where = await request.body(), "body"
     try:
         if sent_as == "application/json":
-            return await asyncio.to_thread(kind.model_validate_json, body), None
+            async with service.reading():
+                return await asyncio.to_thread(kind.model_validate_json, body), None
         if sent_as in TABLES:
             where = "query"
             return kind.model_validate({**request.query_params, "rows": [{}]}), (body, TABLES[sent_as])
@@ -92,7 +95,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     @router.post("/score", response_model=wire.ScoreAnswer, openapi_extra=_body(wire.ScoreRequest))
     async def score(request: Request) -> Response:
         """Give the log-likelihood of each row in nats; higher is more normal."""
-        sent, table = await _read(request, wire.ScoreRequest)
+        sent, table = await _read(service, request, wire.ScoreRequest)
         frame = await service.frame(sent.rows, table)
         per_row = service.afford(len(frame), sent.n_orders)
         [found] = await service.in_pieces(
@@ -113,7 +116,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     @router.post("/impute", response_model=wire.ImputeAnswer, openapi_extra=_body(wire.ImputeRequest))
     async def impute(request: Request) -> Response:
         """Fill in missing values; what was there comes back as it was."""
-        sent, table = await _read(request, wire.ImputeRequest)
+        sent, table = await _read(service, request, wire.ImputeRequest)
         frame = await service.frame(sent.rows, table)
         passes = DRAWN if sent.strategy == "draw" else 1 + ORDERS
         per_row = service.afford(len(frame), passes, sent.n_imputations)
@@ -130,13 +133,13 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         return await _answer(
             table,
             lambda: wire.ImputeAnswer(imputations=filled),
-            lambda: pd.concat([pd.DataFrame(rows).assign(imputation=i) for i, rows in enumerate(filled)]),
+            lambda: numbered([pd.DataFrame(rows) for rows in filled]),
         )
 
     @router.post("/explain", response_model=wire.ExplainAnswer, openapi_extra=_body(wire.ExplainRequest))
     async def explain(request: Request) -> Response:
         """Say how much each value surprises, and what was expected in its place."""
-        sent, table = await _read(request, wire.ExplainRequest)
+        sent, table = await _read(service, request, wire.ExplainRequest)
         frame = await service.frame(sent.rows, table)
         names = engine.table.codec.names
         service.afford(len(frame), sent.n_orders + len(names))
@@ -180,10 +183,13 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def conditional(sent: wire.ConditionalRequest) -> Any:
         """Give the distribution of any features, given the row's other values."""
         together = engine.targets(sent.row, sent.targets)
-        per_part = service.afford(1, 1, len(together))
+        per_part = service.afford(1, sent.n_orders, len(together))
         frame = await service.frame([sent.row], None, "row")
         answers = await service.in_pieces(
-            lambda _, __, some: service.calls.ask(lambda: [engine.conditional(frame, some)]), 1, per_part, together
+            lambda _, __, some: service.calls.ask(lambda: [engine.conditional(frame, some, sent.n_orders)]),
+            1,
+            per_part,
+            together,
         )
         found = {name: told for [answer] in answers for name, told in answer.items()}
         return {"conditionals": {name: found[name] for name in sent.targets or found}}

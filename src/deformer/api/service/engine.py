@@ -113,6 +113,9 @@ class Engine:
     def frame(self, rows: Sequence[Row], field: str = "rows") -> pd.DataFrame:
         """Lay rows out as a frame of the model's columns.
 
+        Args:
+            field: Where they stand in the request: "rows", or of a single row another name.
+
         Raises:
             FieldError: The first value that does not fit.
         """
@@ -120,14 +123,15 @@ class Engine:
         known = set(codec.names)
         for i, row in enumerate(rows):
             for name in row.keys() - known:
-                self.check(name, None, (field, i, name))
+                self.check(name, None, (field, i, name) if field == "rows" else (field, name))
         try:
             columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in codec.names}
             frame = pd.DataFrame(columns)
             self._require_codes(frame)
         except InputError as error:
             where = self._find_fault(frame)
-            raise FieldError(str(error), (field,) if where is None else (field, *where)) from error
+            path: tuple[str | int, ...] = () if where is None else where if field == "rows" else where[1:]
+            raise FieldError(str(error), (field, *path)) from error
         return frame
 
     def _require_codes(self, frame: pd.DataFrame) -> None:
@@ -193,10 +197,10 @@ class Engine:
         """
         try:
             if kind == "csv":
-                chunks = text_chunks(io.BytesIO(body), most, self.table.codec.text_labels)
+                chunks = text_chunks(io.BytesIO(body), most, self.table.codec.layout)
             else:
                 chunks = self._parquet(body, most)
-            frame = next(iter(chunks), pd.DataFrame())
+            frame = next(iter(chunks), pd.DataFrame()).drop(columns=self.table.codec.index or [], errors="ignore")
             for name in frame:
                 if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > longest:
                     raise InputError(f"column {name!r} holds a text of more than {longest} characters")
@@ -210,7 +214,7 @@ class Engine:
     def _parquet(self, body: bytes, most: int) -> Iterator[pd.DataFrame]:
         """Read Parquet, of which a few bytes may stand for gigabytes: no column unread, no text more than once."""
         schema = pq.read_schema(io.BytesIO(body))
-        index = (schema.pandas_metadata or {}).get("index_columns", ())
+        index = [self.table.codec.index, *(schema.pandas_metadata or {}).get("index_columns", ())]
         columns = [column for column in schema if column.name not in index]
         for column in columns:
             if column.name not in self.table.codec.names:
@@ -263,10 +267,10 @@ class Engine:
         held = [[name] for name in asked if row.get(name) is not None]
         return [free, *held] if free else held
 
-    def conditional(self, frame: pd.DataFrame, targets: Sequence[str]) -> dict[str, Any]:
+    def conditional(self, frame: pd.DataFrame, targets: Sequence[str], n_orders: int) -> dict[str, Any]:
         """Describe p(feature | the row's other values) for each target; what is held must not tell about itself."""
         hidden = frame.assign(**{name: None for name in targets if frame[name].notna().any()})
-        return self.in_units(tables.ask_row(self.table, hidden, targets, distributions))
+        return self.in_units(tables.ask_row(self.table, hidden, targets, distributions, n_orders))
 
     def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:
         """Write distributions of columns in the units of the table."""

@@ -34,7 +34,7 @@ Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_soun
 Row = Annotated[dict[Name, Value], BeforeValidator(_of_bounded_width)]
 Names = Annotated[list[Name], Field(max_length=WIDEST)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of all that is drawn.")]
-Orders = Annotated[int, Field(ge=1, le=256, description="Orders under which every row is scored.")]
+Orders = Annotated[int, Field(ge=1, le=256, description="Orders, over which answers are averaged.")]
 A_ROW: AnyRow = {"a": 1, "b": None}
 
 
@@ -93,6 +93,7 @@ class SampleAnswer(BaseModel):
 class ConditionalRequest(Request):
     row: Annotated[Row, Field(examples=[A_ROW])]
     targets: Annotated[Names | None, Field(description="None: whatever the row lacks.")] = None
+    n_orders: Orders = 4
 
 
 class Distribution(BaseModel):
@@ -110,7 +111,7 @@ class ConditionalAnswer(BaseModel):
 
 
 class ExplainRequest(Rows):
-    n_orders: Orders = 4
+    n_orders: Orders = 8
 
 
 class Explained(BaseModel):

@@ -176,25 +176,35 @@ class Service:
             TooLarge: There are more than allowed.
             Busy: Too many requests wait to be read.
         """
+        if len(rows) > self.limits.rows:  # and is not kept waiting
+            raise TooLarge
+        async with self.reading():
+            if table is not None:
+                rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1, LONGEST))
+                if len(rows) > self.limits.rows:
+                    raise TooLarge
+            frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows, field))
+            return frame
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Wait for a place among the few that take in what was sent, which may be hundreds of times as large.
+
+        Raises:
+            Busy: Too many wait for one.
+        """
         assert self._readers is not None
         if self._reading >= self.limits.waiting:
             raise Busy
         self._reading += 1
         try:
-            return await self._laid_out(rows, table, field, self._readers)
+            await self.within(self._readers.acquire())
+            try:
+                yield
+            finally:
+                self._readers.release()
         finally:
             self._reading -= 1
-
-    async def _laid_out(
-        self, rows: Sequence[Any], table: Table, field: str, readers: asyncio.Semaphore
-    ) -> pd.DataFrame:
-        async with readers:
-            if table is not None:
-                rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1, LONGEST))
-            if len(rows) > self.limits.rows:
-                raise TooLarge
-            frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows, field))
-            return frame
 
     def afford(self, n_rows: int, n_passes: int, n_parts: int = 1) -> int:
         """Refuse what would cost too much, and give the values that a part of a row has computed.

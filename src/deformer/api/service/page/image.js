@@ -59,7 +59,7 @@ export function start(model) {
   const refresh = latest(async () => {
     const row = evidence();
     const [{ conditionals }, { scores }] = await Promise.all([
-      ask("conditional", { row }),
+      ask("conditional", { row, n_orders: 1 }),
       ask("score", { rows: [row], n_orders: 2, terms: true }),
     ]);
     take(conditionals);
