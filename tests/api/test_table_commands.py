@@ -179,3 +179,14 @@ def test_a_first_line_of_numbers_is_spoken_of(tmp_path: Path, capsys: pytest.Cap
     table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **{**chosen, "layout": Layout(header=True)}, **TINY)
     assert capsys.readouterr().err == ""
     assert load_table(tmp_path / "m.deformer").codec.names == ("country", "1990")
+
+
+def test_columns_that_seem_to_name_rows_are_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame(
+        {"code": [f"c{i}" for i in range(30)], "n": range(7, 37), "x": [0.5, 1.5] * 15, "y": ["a", "b"] * 15}
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    chosen = {"validation": None, "layout": Layout(), "numbers": []}
+    table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
+    said = capsys.readouterr().err
+    assert [word in said for word in ("--id code", "--id n ", "--id x", "--id y")] == [True, True, False, False]

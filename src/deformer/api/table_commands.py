@@ -45,6 +45,8 @@ def fit(
     if layout.header is None and tuple(frame) == names_of_array(frame.shape[1]):
         taken = f"{path} has numbers in its first line, which was taken for a row; --header takes it for names."
         print(taken, file=sys.stderr)
+    for name in filter(lambda name: _names_rows(frame[name]), frame):
+        print(f"Every value of {name!r} differs; if it names rows, --id {name} leaves it out.", file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
@@ -58,6 +60,13 @@ def fit(
     if best is not None and best.validation_nll is not None:
         print(f"validation NLL of codes {best.validation_nll:.3f} nats a row, after {best.minutes:.1f} minutes")
     return history.stopped
+
+
+def _names_rows(series: "pd.Series[Any]") -> bool:
+    """Say whether a column looks like one that numbers rows or names each by a text of its own."""
+    if pd.api.types.is_integer_dtype(series):
+        return bool((series.diff().iloc[1:] == 1).all())
+    return bool(pd.api.types.is_string_dtype(series) and series.is_unique)
 
 
 def open_table(path: Path, device: str) -> TableModel:
