@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
+import numpy as np
 from pydantic import BaseModel
 
 from deformer.api.service import wire
-from deformer.api.service.engine import plain
+from deformer.data.times import plain
 from deformer.errors import DeformerError, InputError
 
 Row = Mapping[str, Any]
@@ -36,10 +37,10 @@ def _sent(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> Any:
-    written = plain(value)
-    if written is None and isinstance(value, float) and math.isinf(value):
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and math.isinf(value):
         raise InputError("JSON knows no infinite numbers; send None where a value is missing.")
-    return written
+    return value if isinstance(value, list | dict) else plain(value)
 
 
 class Client:

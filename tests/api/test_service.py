@@ -2,6 +2,8 @@ import asyncio
 import io
 import json
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +110,9 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     assert len(remote.score(records)) == 5
     assert remote.conditional(records[0], ["sold"])["sold"].kind == "moment"
     with pytest.raises(InputError, match="infinite"):
-        remote.score([{"size": float("-inf")}])
+        remote.score([{"size": np.float32("-inf")}])
+    with pytest.raises(ServiceError):
+        remote.score([{"size": [1]}])
     assert remote.explain([ROW])[0][0].surprise is not None
     session = remote.session()
     assert session.observe("size", 0.5).n_observed == 1
@@ -564,3 +568,28 @@ def test_alarms_read_labels_as_fit_did(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "rows.csv", index=False)
     engine = open_engine(str(tmp_path / "m.deformer"), "cpu", tmp_path / "rows.csv", 0.1)
     assert engine.alarms == tables.alarms(table, frame, 0.1)
+
+
+def test_the_client_needs_no_torch() -> None:
+    program = "import sys, deformer.client; assert not {'torch', 'sklearn'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_session_predicts_what_has_arrived_without_it(client: TestClient) -> None:
+    names = list(ROW)
+    session = post(client, "sessions", 201)["session"]
+    alone = post(client, f"sessions/{session}/predict", names=["kind"])["conditionals"]["kind"]
+    post(client, f"sessions/{session}/observe", name="kind", value="big")
+    told = post(client, f"sessions/{session}/predict", names=["kind", "size"])["conditionals"]
+    assert list(told) == ["kind", "size"]
+    assert told["kind"] == alone
+    assert set(post(client, f"sessions/{session}/predict")["conditionals"]) == set(names) - {"kind"}
+
+
+def test_predictions_of_much_that_has_arrived_cost_as_much(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(values=12))) as client:
+        session = post(client, "sessions", 201)["session"]
+        for name, value in (("kind", "big"), ("size", 0.5), ("price", 1.0)):
+            post(client, f"sessions/{session}/observe", name=name, value=value)
+        post(client, f"sessions/{session}/predict", names=["kind", "rooms"])
+        post(client, f"sessions/{session}/predict", 413, names=["kind", "size", "price"])

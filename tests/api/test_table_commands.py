@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,12 @@ def test_what_names_rows_stands_in_the_results(folder: Path, tmp_path: Path) -> 
         assert read(result)["name"].tolist() == names
         table_commands.explanations(table, source, result, 1)
         assert read(result)["name"].tolist() == [name for name in names for _ in range(5)]
+        table_commands.conditional(table, source, result, "rooms", [0.5])
+        assert read(result)["name"].tolist() == names
+    called_row = dataclasses.replace(table, codec=dataclasses.replace(table.codec, index="row"))
+    pd.read_csv(tmp_path / "t.csv").rename(columns={"name": "row"}).to_csv(tmp_path / "row.csv", index=False)
+    with pytest.raises(InputError, match="Rows are named by 'row'"):
+        table_commands.explanations(called_row, tmp_path / "row.csv", tmp_path / "r.csv", 1)
     with pytest.raises(InputError, match="No column is called 'nome'"):
         table_commands.fit(tmp_path / "t.csv", model, **{**chosen, "layout": Layout(index="nome")}, **TINY)
 

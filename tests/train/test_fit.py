@@ -258,3 +258,11 @@ def test_the_training_figure_is_that_of_whole_rows_whatever_is_missing() -> None
     point = fit(new_model(), as_rows(holes, SCHEMA), config, validation=as_rows(holes, SCHEMA)).points[-1]
     assert point.validation_nll is not None
     assert abs(point.training_nll / point.validation_nll - 1) < 0.1
+
+
+def test_a_run_on_rows_of_another_schema_is_not_resumed(tmp_path: Path) -> None:
+    fit(new_model(), stripes(), STEPS, directory=tmp_path)
+    schema = table_schema([Binary()] * 9)
+    rows = as_rows(stripes().values, schema)
+    with pytest.raises(CheckpointError, match="of another schema"):
+        fit(DEformer(schema, SMALL), rows, STEPS, directory=tmp_path, resume=True)

@@ -296,10 +296,7 @@ def fit(
     label: Annotated[list[str] | None, typer.Option(help="A column that holds labels, though it looks else.")] = None,
     number: Annotated[list[str] | None, typer.Option(help="A column that holds numbers, though it looks else.")] = None,
     index: Annotated[str | None, typer.Option("--id", help="A column that names rows; results repeat it.")] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(help="Whether a text's first line has names; if not said: unless a number stands there."),
-    ] = None,
+    header: Annotated[bool, typer.Option("--header", help="Line 1 holds names, though numbers are there.")] = False,
     seed: Seed = 0,
     device: On = Device.auto,
     config: Config = None,
@@ -308,7 +305,7 @@ def fit(
     from deformer.api import table_commands
     from deformer.data.chunks import Layout
 
-    chosen = (Layout(label or (), (), header, index), number or [])
+    chosen = (Layout(label or (), header=header, index=index), number or [])
     stopped = table_commands.fit(table, output, minutes, epochs, steps, validation, *chosen, seed, device.value)
     if stopped == "interrupted":
         raise typer.Exit(130)

@@ -205,7 +205,9 @@ class DEformerDensity(_TableEstimator):
         """Give the mean of `score_samples`: nats per row, higher is better."""
         return float(self.score_samples(X).mean())
 
-    def log_prob(self, X: Any, targets: Names | None = None, given: Names = (), n_orders: int = 4) -> Floats:
+    def log_prob(
+        self, X: Any, targets: Hashable | Names | None = None, given: Hashable | Names = (), n_orders: int = 4
+    ) -> Floats:
         """Give ln p(targets | given) of every row in nats; what is in neither is summed out exactly."""
         X, wanted = self._checked(X), None if targets is None else _texts(targets)
         return tables.log_prob(self.table_, X, n_orders, "ensemble", wanted, _texts(given))

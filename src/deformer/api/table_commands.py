@@ -41,10 +41,15 @@ def fit(
     frame = read_all(path, layout)
     if layout.index not in (None, frame.index.name):
         raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
-    held_out = None if validation is None else read_all(validation, replace(layout, names=tuple(frame.columns)))
-    if layout.header is None and tuple(frame) == names_of_array(frame.shape[1]):
-        taken = f"{path} has numbers in its first line, which was taken for a row; --header takes it for names."
-        print(taken, file=sys.stderr)
+    held_out = (
+        None
+        if validation is None
+        else read_all(validation, replace(layout, names=tuple(frame), index=frame.index.name))
+    )
+    if path.suffix != ".parquet" and not layout.header and tuple(frame) == names_of_array(frame.shape[1]):
+        print(
+            f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
+        )
     for name in filter(lambda name: _names_rows(frame[name]), frame):
         print(f"Every value of {name!r} differs; if it names rows, --id {name} leaves it out.", file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}

@@ -79,7 +79,10 @@ def suited(
     """
     rows = min(256, n_rows, max(16, n_rows // 16), max(4, 4096 // n_features))
     cells, in_time = n_rows * n_features, 60 * CELLS_PER_SECOND * cpu_minutes
+    small = cells < 20_000
     d_model, n_layers = next(shape for least, shape in SHAPES if in_time >= least * rows * n_features)
+    if small:
+        d_model, n_layers = 64, 3
     training = TrainConfig(
         minutes=minutes,
         epochs=MOST_EPOCHS if epochs is None else epochs,
@@ -87,18 +90,18 @@ def suited(
         seed=seed,
         curriculum=((1.0, 1.0),),
         rows_per_step=rows,
-        lr=8e-3,
+        lr=2e-3 if small else 8e-3,
         muon_lr=1e-2,
         weight_decay=0.1,
         warmup_steps=50,
         dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
         noise=min(0.1, 2 / n_rows**0.5),
-        cycles=3 if cells < 3_000_000 and in_time > 100 * cells else 1,
+        cycles=3 if small or (cells < 3_000_000 and in_time > 100 * cells) else 1,
         averaging=0.99,
         validation_rows=2000,
         validation_orders=2,
     )
-    return ModelConfig(d_model=64 if cells < 20_000 else d_model, n_layers=n_layers, n_heads=2), training
+    return ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=2), training
 
 
 def learn(

@@ -30,13 +30,14 @@ class Layout:
     Args:
         labels: Columns to read as text whatever they look like, so that no label's type depends on its chunk.
         names: Of columns. A first line of nothing but these is a header.
-        header: Whether the first line of a text holds names. None: unless a number that is no name stands there.
+        header: Whether the first line of a text holds names whatever stands there; else it does unless a number that
+            is no name stands there.
         index: A column that names rows, and becomes their index where it is there.
     """
 
     labels: Collection[str] = ()
     names: Collection[str] = ()
-    header: bool | None = None
+    header: bool = False
     index: str | None = None
 
 
@@ -111,16 +112,18 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     if not first:
         return
-    headed = layout.header
-    if headed is None:
-        known = {*layout.names, layout.index}
-        headed = known.issuperset(first) or not any(_is_number(cell) for cell in first)
+    known = {*layout.names, layout.index}
+    headed = layout.header or known.issuperset(first) or not any(_is_number(cell) for cell in first)
     twice = [name for name, n in Counter(first).items() if name and n > 1]
     if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
     names: dict[str, Any] = {} if headed else {"header": None, "names": names_of_array(len(first))}
     options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
-    options |= {"encoding": "utf-8-sig", "low_memory": False, "dtype": dict.fromkeys(layout.labels, str)}
+    options |= {
+        "encoding": "utf-8-sig",
+        "low_memory": False,
+        "dtype": dict.fromkeys([*layout.labels, layout.index], str),
+    }
     with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
         yield from reader
 
@@ -165,6 +168,7 @@ def write_out(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 class ChunkWriter:
@@ -183,9 +187,14 @@ class ChunkWriter:
         """Add rows, with their index if it has a name.
 
         Raises:
-            InputError: The file cannot be written, or a chunk's types are not those of the first.
+            InputError: The file cannot be written, a chunk's types are not those of the first, or the index and a
+                column have one name.
         """
         named = chunk.index.name is not None
+        if chunk.index.name in chunk:
+            raise InputError(
+                f"Rows are named by {chunk.index.name!r}, which is also a column of this result; rename it."
+            )
         if self.temporary is None or self.path is None:
             write_out(chunk.to_csv(header=self.first, index=named))
         else:

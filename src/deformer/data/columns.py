@@ -7,7 +7,7 @@ of codes plus `log_base` is that of the values, exactly. Missing values are NaN 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,10 +94,6 @@ class Labels:
         total = sum(counts.values()) + 1
         shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
         return codes, np.array(shares, dtype=np.float64)
-
-    def knows(self, label: Hashable) -> bool:
-        """Say whether a label was seen in fit."""
-        return label in self.labels or any(label == other for other, _ in self.others)
 
     def largest_shares(self) -> Codes:
         """Give, for each code, the largest share of its probability that one value has: 0 where none was ever seen."""
@@ -246,6 +242,12 @@ def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> L
     if kurtosis < HEAVY_TAILS:
         return Numbers(float(known.mean()), spread, False, whole)
     return Numbers(float(loc), robust or spread, True, whole)
+
+
+def spell_label(value: Any, known: Collection[Hashable]) -> str:
+    """Spell a label, which a file may hold as a number, beside holes as a float: an unknown 7.0 is a 7."""
+    text = str(value)
+    return str(int(value)) if text not in known and isinstance(value, float) and value.is_integer() else text
 
 
 def label_column(values: Sequence[Any]) -> Labels:

@@ -28,6 +28,7 @@ from deformer.data.columns import (
     has_order,
     label_column,
     numeric_column,
+    spell_label,
     to_dict,
 )
 from deformer.data.libraries import as_frame, is_frame, typed
@@ -91,7 +92,7 @@ class Codec:
     @property
     def layout(self) -> Layout:
         """Say what to expect of files with such columns."""
-        return Layout(self.text_labels, self.names, None, self.index)
+        return Layout(self.text_labels, self.names, index=self.index)
 
     def encode(self, table: Any) -> tuple[Rows, Tensor]:
         """Turn a table into rows; a column that it lacks is missing in every row.
@@ -316,15 +317,14 @@ def _numbers(series: "pd.Series[Any]") -> Values:
 
 
 def _as_text(labels: Values, column: Labels) -> Values:
-    """Spell labels that were text in fit and are numbers now, as a file may be read; 7.0 beside holes may be a 7."""
-
-    def spell(label: Any) -> Any:
-        if isinstance(label, float) and label.is_integer() and not column.knows(str(label)):
-            return str(int(label))
-        return label if label is None else str(label)
-
-    spelled: Values = np.array([spell(label) for label in labels], dtype=object)
+    """Spell labels that were text in fit and are numbers now, as a file may be read."""
+    known = {*column.labels, *(other for other, _ in column.others)} if any(map(_is_float, labels)) else set()
+    spelled: Values = np.array([None if v is None else spell_label(v, known) for v in labels], dtype=object)
     return spelled
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float)
 
 
 def _as_label(value: Any) -> Any:

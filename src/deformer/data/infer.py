@@ -1,10 +1,9 @@
 """From a table of numbers and text to a schema, and from a table and a schema to rows."""
 
-from collections.abc import Collection
-
 import numpy as np
 import torch
 
+from deformer.data.columns import spell_label
 from deformer.data.files import Column, Table
 from deformer.data.libraries import names_of_array
 from deformer.data.schema import Binary, Categorical, Continuous, Domain, Feature, Ordinal, Schema
@@ -51,12 +50,6 @@ def to_rows(table: Table, schema: Schema) -> Rows:
     return as_rows(torch.from_numpy(np.stack(coded, 1)), schema)
 
 
-def _spell(value: object, known: Collection[str]) -> str:
-    """Spell a label, which a file may hold as a number: 7.0 may be a 7."""
-    text = str(value)
-    return str(int(value)) if text not in known and isinstance(value, float) and value.is_integer() else text
-
-
 def _codes(column: Column, feature: Feature) -> Column:
     """Give numbers for labels."""
     labels = feature.domain.labels if isinstance(feature.domain, Categorical) else None
@@ -67,7 +60,7 @@ def _codes(column: Column, feature: Feature) -> Column:
                 raise InputError(f"Feature {feature.name!r} holds the text {text!r}; expected numbers.")
         return column.astype(np.float64)
     code = {label: float(i) for i, label in enumerate(labels)}
-    spelled = [None if value is None or value != value else _spell(value, code) for value in column]
+    spelled = [None if value is None or value != value else spell_label(value, code) for value in column]
     unknown = next((s for s in spelled if s is not None and s not in code), None)
     if unknown is not None:
         raise InputError(f"Feature {feature.name!r} knows no label {unknown!r}; it has {', '.join(labels[:8])}.")

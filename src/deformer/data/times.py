@@ -1,5 +1,6 @@
 """Moments and lengths of time, which models see as days: since 1970 in UTC, or as they are."""
 
+import datetime
 import math
 import numbers
 from typing import Any
@@ -137,3 +138,16 @@ def _as_length(value: Any) -> float:
 def absent(value: Any) -> bool:
     """Say whether a value stands for a missing one."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+
+
+def plain(value: Any) -> Any:
+    """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601, days for lengths of time."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, datetime.timedelta) and value is not pd.NaT:
+        return value / datetime.timedelta(days=1)
+    if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) else str(getattr(value, "isoformat", lambda: value)())

@@ -160,7 +160,7 @@ class SessionPool:
         return surprises
 
     def predict(self, asked: Sequence[tuple[Hashable, str]]) -> list[Predictive]:
-        """Give p(feature | what has arrived) for (session, feature) pairs."""
+        """Give p(feature | what has arrived beside it) for (session, feature) pairs."""
         return [self.ask(name, [feature], lambda predictive: [predictive])[0] for name, feature in asked]
 
     def ask(

@@ -34,6 +34,8 @@ from deformer.train.optim import make_optimisers, optimiser_tensors, restore_opt
 from deformer.train.process import bfloat16_is_fast, choose_device
 from deformer.train.schedule import cycle_ends, fraction_done, n_features_now, n_rows_now, rate
 
+LIMITS = ("patience", "cycles", "minutes", "steps", "epochs")  # of which a run that has ended may be given more
+
 
 @dataclass
 class Run:
@@ -445,7 +447,7 @@ class _Fitting:
         load_weights(self.model, _below(tensors, "model."), path)
         restore_optimisers(self.optimisers, tensors)
         counters = dict(header["run"])
-        if any(header["training"][n] != getattr(self.config, n) for n in ("patience", "cycles")):
+        if any(header["training"][n] != getattr(self.config, n) for n in LIMITS):
             counters["out_of_patience"] = False
         points = [Point(**p) for p in counters.pop("points")]
         average = {n: t.to(self.model.device) for n, t in _below(tensors, "training.average.").items()}

@@ -231,7 +231,13 @@ def _session_routes(router: APIRouter, service: Service) -> None:
     @router.post("/sessions/{session}/predict", response_model=wire.ConditionalAnswer, response_model_exclude_none=True)
     async def predict(session: str, sent: wire.PredictRequest) -> Any:
         """Give the distribution of features that may still arrive."""
-        return {"conditionals": await service.call(sessions.predict, session, sent.names)}
+        together = await service.enter(sessions.targets, session, sent.names)
+        per_part = service.afford(1, 1, len(together))
+        answers = await service.in_pieces(
+            lambda _, __, some: service.calls.ask(lambda: [sessions.predict(session, some)]), 1, per_part, together
+        )
+        found = {name: told for [answer] in answers for name, told in answer.items()}
+        return {"conditionals": {name: found[name] for name in sent.names or found}}
 
     @router.post("/sessions/{session}/snapshots", status_code=201, response_model=wire.SnapshotAnswer)
     async def save(session: str) -> Any:

@@ -1,6 +1,5 @@
 """What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
 
-import datetime
 import io
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
 from deformer.data.libraries import from_arrow
-from deformer.data.times import is_moment, to_the_second
+from deformer.data.times import is_moment, plain, to_the_second
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
 from deformer.tasks.streaming import Alarms, Vocabulary
@@ -288,16 +287,3 @@ class Engine:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Give a frame's rows as dictionaries of plain values."""
     return [{str(k): plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def plain(value: Any) -> Any:
-    """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601, days for lengths of time."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, datetime.timedelta) and value is not pd.NaT:
-        return value / datetime.timedelta(days=1)
-    if value is None or value is pd.NaT or value is pd.NA:
-        return None
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if isinstance(value, bool | int | str) else str(getattr(value, "isoformat", lambda: value)())

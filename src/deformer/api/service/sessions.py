@@ -148,15 +148,26 @@ class Sessions:
             answers[i], self._told[session][name] = surprise, value
         return [a for a in answers if a is not None]
 
-    def predict(self, session: str, names: Sequence[str] | None) -> dict[str, Any]:
-        """Describe p(feature | what has arrived) for some features, by default for those that have not arrived."""
-        seen = set(self.reading(session).features)
+    def targets(self, session: str, names: Sequence[str] | None) -> list[list[str]]:
+        """Say of which features to ask together: all that have not arrived, and each that has on its own.
+
+        Args:
+            names: None: all that have not arrived.
+        """
         everything = self.engine.table.codec.names
-        asked = [n for i, n in enumerate(everything) if i not in seen] if names is None else list(dict.fromkeys(names))
+        seen = {everything[i] for i in self.reading(session).features}
+        asked = [n for n in everything if n not in seen] if names is None else list(dict.fromkeys(names))
         for i, name in enumerate(asked):
             self.engine.check(name, None, ("names", i))
-        answers = self.pool.ask(session, asked, distributions)
-        return self.engine.in_units(dict(zip(asked, answers, strict=True)))
+        free = [name for name in asked if name not in seen]
+        held = [[name] for name in asked if name in seen]
+        return [free, *held] if free else held
+
+    def predict(self, session: str, names: Sequence[str]) -> dict[str, Any]:
+        """Describe p(feature | what has arrived beside it) for some features."""
+        self.reading(session)
+        answers = self.pool.ask(session, names, distributions)
+        return self.engine.in_units(dict(zip(names, answers, strict=True)))
 
     def save(self, session: str) -> str:
         """Keep a snapshot, on the disk before this returns if there is a folder, and give its name.
