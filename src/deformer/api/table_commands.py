@@ -41,11 +41,8 @@ def fit(
     frame = read_all(path, layout)
     if layout.index not in (None, frame.index.name):
         raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
-    held_out = (
-        None
-        if validation is None
-        else read_all(validation, replace(layout, names=tuple(frame), index=frame.index.name))
-    )
+    alike = replace(layout, names=tuple(frame), index=frame.index.name)
+    held_out = None if validation is None else read_all(validation, alike)
     if path.suffix != ".parquet" and not layout.header and tuple(frame) == names_of_array(frame.shape[1]):
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr

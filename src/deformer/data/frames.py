@@ -318,13 +318,11 @@ def _numbers(series: "pd.Series[Any]") -> Values:
 
 def _as_text(labels: Values, column: Labels) -> Values:
     """Spell labels that were text in fit and are numbers now, as a file may be read."""
-    known = {*column.labels, *(other for other, _ in column.others)} if any(map(_is_float, labels)) else set()
+    known: set[Hashable] = set()
+    if any(isinstance(v, float) for v in labels):
+        known = {*column.labels, *(other for other, _ in column.others)}
     spelled: Values = np.array([None if v is None else spell_label(v, known) for v in labels], dtype=object)
     return spelled
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, float)
 
 
 def _as_label(value: Any) -> Any:

@@ -22,7 +22,7 @@ from deformer.tasks.streaming import (
     as_tensors,
     check_new,
     read_snapshot,
-    state_without,
+    state_of,
     weigh,
 )
 
@@ -171,7 +171,7 @@ class SessionPool:
         asked = [self.words.feature(feature) for feature in features]
         answers = {}
         for feature in set(asked).intersection(reading.features):
-            state = state_without(self.words.model, reading, feature)
+            state = state_of(self.words.model, reading, but=feature)
             answers[feature] = ask_together([state], columns, [feature], question)[0]
         if free := [feature for feature in asked if feature not in answers]:
             store, slots = self._cached([name])

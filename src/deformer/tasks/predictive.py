@@ -63,7 +63,7 @@ class Predictive:
         self._require_numbers()
         if self._is_straight:
             return self.column.decode(self._by_order(self.conditionals.mean()).mean(0))
-        return (self._of_slices() if self._levels is None else self._of_levels(self._levels))[0]
+        return self._moments()[0]
 
     def std(self) -> Codes:
         """Give the standard deviation of numbers or levels."""
@@ -73,7 +73,7 @@ class Predictive:
             unit = np.abs(np.diff(self.column.decode(np.array([0.0, 1.0]))))
             straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
             return straight
-        return (self._of_slices() if self._levels is None else self._of_levels(self._levels))[1]
+        return self._moments()[1]
 
     @property
     def _is_straight(self) -> bool:
@@ -115,16 +115,14 @@ class Predictive:
         if not has_order(self.column):
             raise InputError("Labels have no order: ask for their probabilities or the mode.")
 
-    def _of_levels(self, levels: Codes) -> tuple[Codes, Codes]:
-        """Give the mean and the standard deviation of levels, by deviations: these may be far smaller than levels."""
+    def _moments(self) -> tuple[Codes, Codes]:
+        """Give the mean and the standard deviation, by deviations, which may be far smaller than values."""
+        if (levels := self._levels) is None:
+            slices = self.quantile((np.arange(N_SLICES) + 0.5) / N_SLICES)
+            return slices.mean(1), slices.std(1)
         p = self.probabilities()
         mean = p @ levels
         return mean, np.sqrt((p * (levels - mean[:, None]) ** 2).sum(1))
-
-    def _of_slices(self) -> tuple[Codes, Codes]:
-        """Give the mean and the standard deviation of numbers on a bent scale."""
-        slices = self.quantile((np.arange(N_SLICES) + 0.5) / N_SLICES)
-        return slices.mean(1), slices.std(1)
 
     def _level_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         below = self.probabilities().cumsum(1)

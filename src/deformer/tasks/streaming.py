@@ -147,13 +147,15 @@ def check_new(arrival: Arrival, reading: Reading) -> None:
         raise InputError(f"{arrival.name!r} has been observed already; a feature has one value a session.")
 
 
-def state_without(model: DEformer, reading: Reading, feature: int) -> State:
-    """Observe what has arrived but for one feature, which must not tell about itself."""
-    told = [(f, code) for f, code in zip(reading.features, reading.codes, strict=True) if f != feature]
+def state_of(model: DEformer, reading: Reading, but: int | None = None) -> State:
+    """Observe what has arrived, but for a feature that must not tell about itself."""
+    state = model.start(1, room=len(model.schema))
+    told = [(f, code) for f, code in zip(reading.features, reading.codes, strict=True) if f != but]
     if not told:
-        return model.start()
-    features, codes = (torch.tensor([part], device=model.device) for part in zip(*told, strict=True))
-    return model.start().observe(features, codes.double())
+        return state
+    features, codes = zip(*told, strict=True)
+    at = torch.tensor([features], device=model.device)
+    return state.observe(at, torch.tensor([codes], dtype=torch.float64, device=model.device))
 
 
 class Session:
@@ -212,7 +214,7 @@ class Session:
         """Give p(feature | what has arrived beside it)."""
         state, feature = self._open(), self.words.feature(name)
         if feature in self.reading.features:
-            state = state_without(self.words.model, self.reading, feature)
+            state = state_of(self.words.model, self.reading, but=feature)
         asked = torch.tensor([[feature]], device=self.words.model.device)
         return Predictive(self.words.codec.columns[feature], state.predict(asked))
 
@@ -256,11 +258,8 @@ class Session:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Return to a snapshot of this session, or of another one with the same model."""
         self._open()
-        model = self.words.model
-        reading, state = read_snapshot(snapshot, model.schema), model.start(1, room=len(model.schema))
-        if reading.features:
-            features, codes, _ = as_tensors([reading], len(model.schema), model.device)
-            state = state.observe(features, codes)
+        reading = read_snapshot(snapshot, self.words.model.schema)
+        state = state_of(self.words.model, reading)
         self.reading, self._state = reading, state
 
     def close(self) -> None:

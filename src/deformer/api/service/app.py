@@ -4,7 +4,7 @@ import asyncio
 import io
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -185,14 +185,18 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         together = engine.targets(sent.row, sent.targets)
         per_part = service.afford(1, sent.n_orders, len(together))
         frame = await service.frame([sent.row], None, "row")
-        answers = await service.in_pieces(
-            lambda _, __, some: service.calls.ask(lambda: [engine.conditional(frame, some, sent.n_orders)]),
-            1,
-            per_part,
-            together,
+        found = await _ask_apart(
+            service, lambda some: engine.conditional(frame, some, sent.n_orders), per_part, together
         )
-        found = {name: told for [answer] in answers for name, told in answer.items()}
         return {"conditionals": {name: found[name] for name in sent.targets or found}}
+
+
+async def _ask_apart(
+    service: Service, ask: Callable[[Sequence[str]], dict[str, Any]], per_part: int, together: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """Ask about groups of features of one row, so that others have their turn between them."""
+    answers = await service.in_pieces(lambda _, __, some: service.calls.ask(lambda: [ask(some)]), 1, per_part, together)
+    return {name: told for [answer] in answers for name, told in answer.items()}
 
 
 def _session_routes(router: APIRouter, service: Service) -> None:
@@ -230,13 +234,10 @@ def _session_routes(router: APIRouter, service: Service) -> None:
 
     @router.post("/sessions/{session}/predict", response_model=wire.ConditionalAnswer, response_model_exclude_none=True)
     async def predict(session: str, sent: wire.PredictRequest) -> Any:
-        """Give the distribution of features that may still arrive."""
+        """Give the distribution of features, given what has arrived beside each."""
         together = await service.enter(sessions.targets, session, sent.names)
         per_part = service.afford(1, 1, len(together))
-        answers = await service.in_pieces(
-            lambda _, __, some: service.calls.ask(lambda: [sessions.predict(session, some)]), 1, per_part, together
-        )
-        found = {name: told for [answer] in answers for name, told in answer.items()}
+        found = await _ask_apart(service, lambda some: sessions.predict(session, some), per_part, together)
         return {"conditionals": {name: found[name] for name in sent.names or found}}
 
     @router.post("/sessions/{session}/snapshots", status_code=201, response_model=wire.SnapshotAnswer)

@@ -1,7 +1,7 @@
 """What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
 
 import io
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,13 @@ def spell(value: Any, dtype: Any) -> Any:
         return bool(value)
     value = plain(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def apart(names: Sequence[str], told: Collection[str]) -> list[list[str]]:
+    """Say of which features to ask together: all that were not told, and each that was on its own."""
+    free = [name for name in names if name not in told]
+    held = [[name] for name in names if name in told]
+    return [free, *held] if free else held
 
 
 class Engine:
@@ -262,9 +269,7 @@ class Engine:
         asked = [n for n in names if row.get(n) is None] if targets is None else list(dict.fromkeys(targets))
         for i, name in enumerate(asked):
             self.check(name, None, ("targets", i))
-        free = [name for name in asked if row.get(name) is None]
-        held = [[name] for name in asked if row.get(name) is not None]
-        return [free, *held] if free else held
+        return apart(asked, {name for name in asked if row.get(name) is not None})
 
     def conditional(self, frame: pd.DataFrame, targets: Sequence[str], n_orders: int) -> dict[str, Any]:
         """Describe p(feature | the row's other values) for each target; what is held must not tell about itself."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deformer.api.service.engine import Engine, FieldError, distributions
+from deformer.api.service.engine import Engine, FieldError, apart, distributions
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
 from deformer.tasks.pool import SessionPool
@@ -159,9 +159,7 @@ class Sessions:
         asked = [n for n in everything if n not in seen] if names is None else list(dict.fromkeys(names))
         for i, name in enumerate(asked):
             self.engine.check(name, None, ("names", i))
-        free = [name for name in asked if name not in seen]
-        held = [[name] for name in asked if name in seen]
-        return [free, *held] if free else held
+        return apart(asked, seen)
 
     def predict(self, session: str, names: Sequence[str]) -> dict[str, Any]:
         """Describe p(feature | what has arrived beside it) for some features."""
