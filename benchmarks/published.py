@@ -19,29 +19,35 @@ from deformer.baselines.made import MADE
 from deformer.train.process import keep_memory
 
 SETS = ("adult", "mushrooms", "dna")
-# Our model, what of its result is compared, and the published column.
+
+
+def made(n: int) -> compare.Make:
+    return compare.theirs(lambda s: MADE(s, (500,), n_masks=n, looks=min(n, 300)), rounds=True)
+
+
+# The number of orders was a choice of MADE's authors for each set. Ours are tested by the ensemble of all orders; 1,000
+# stand for their new ones at each step, of which as theirs 300 choose the weights.
+N_MASKS = {f"MADE, {n} orders": n for n in (4, 32, 1000)}
+MODELS = {**compare.MODELS, **{name: made(n) for name, n in N_MASKS.items()}}
+ORDERS = {"DeepNADE": 16, **N_MASKS}
+# Our models, of which validation chooses one, what of its result is compared, and the published column.
 ROWS = (
-    ("NADE", "nll", "NADE fixed order"),
-    ("DeepNADE", "nll", "NADE OA 2 layers (one order)"),
-    ("DeepNADE", "ensemble", "EoNADE 16 orders (OA)"),
-    ("MADE, one order", "nll", "MADE"),
-    ("MADE, sampled orders", "ensemble", "MADE mask sampling"),
+    (("NADE",), "nll", "NADE fixed order"),
+    (("DeepNADE",), "nll", "NADE OA 2 layers (one order)"),
+    (("DeepNADE",), "ensemble", "EoNADE 16 orders (OA)"),
+    (("MADE, one order",), "nll", "MADE"),
+    (tuple(N_MASKS), "ensemble", "MADE mask sampling"),
 )
-# Of 1,000 masks, where its authors' are new at each step. As theirs, its weights are chosen by an ensemble of 300 and
-# tested by one of 1,000.
-MODELS = {
-    **compare.MODELS,
-    "MADE, sampled orders": compare.theirs(lambda s: MADE(s, (500,), n_masks=1000, looks=300), rounds=True),
-}
-ORDERS = {"DeepNADE": 16, "MADE, sampled orders": 1000}
 
 
 def table(results: dict[str, dict[str, Any]], cited: dict[str, dict[str, str]]) -> str:
     """Write our test NLL in nats, the published one, and how far ours lies above it."""
     lines = []
     for name in cited:
-        for model, what, column in ROWS:
-            if (result := results.get(f"{name} {model}")) is not None:
+        for models, what, column in ROWS:
+            measured = [found for model in models if (found := results.get(f"{name} {model}")) is not None]
+            if measured:
+                result = min(measured, key=lambda r: min(r["validation_nll"]))
                 ours, theirs = result[what], float(cited[name][column])
                 gap = f"{100 * (ours / theirs - 1):+.1f} %"
                 error = result["ensemble_error" if what == "ensemble" else "error"]
@@ -54,7 +60,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds uci_binary/")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training at most, per model")
     parser.add_argument("--only", nargs="*", choices=SETS, default=SETS)
-    models = list(dict.fromkeys(model for model, _, _ in ROWS))
+    models = list(dict.fromkeys(model for models, _, _ in ROWS for model in models))
     parser.add_argument("--models", nargs="*", choices=models, default=models, metavar="NAME")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS / "published")
