@@ -164,6 +164,9 @@ def test_the_signs_of_the_detector() -> None:
     assert (detector.predict(table) == -1).mean() == pytest.approx(0.05, abs=0.01)
     assert (detector.decision_function(table) == scores - detector.offset_).all()
     assert ((detector.decision_function(table) < 0) == (detector.predict(table) == -1)).all()
+    parts = detector.explain(table)
+    pd.testing.assert_frame_equal(parts.isna(), table.isna())
+    np.testing.assert_allclose(-parts.sum(axis=1), scores)
 
 
 def test_a_detector_finds_what_does_not_fit_together_holes_or_not() -> None:
@@ -383,8 +386,11 @@ def test_imputers_and_detectors_travel_in_files(kind, tmp_path) -> None:  # type
     density = DEformerDensity.load(tmp_path / "m.deformer")
     density.save(tmp_path / "d.deformer")
     if kind is DEformerDetector:
-        with pytest.raises(InputError, match="holds no DEformerDetector.*it lacks contamination"):
+        with pytest.raises(InputError, match="holds no DEformerDetector.*it lacks offset_"):
             kind.load(tmp_path / "d.deformer")
+    else:  # a density is all that filling in needs
+        for other in (kind.load(tmp_path / "d.deformer"), kind.from_table(density.table_)):
+            pd.testing.assert_frame_equal(other.transform(table), fitted.transform(table))
 
 
 def test_two_thousand_columns() -> None:

@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from enum import Enum
+import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,11 +19,11 @@ app = typer.Typer(
 )
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     auto, cpu, cuda = "auto", "cpu", "cuda"
 
 
-class Strategy(str, Enum):
+class Strategy(StrEnum):
     draw, mean, mode = "draw", "mean", "mode"
 
 
@@ -32,7 +33,7 @@ def _read_config(context: Any, path: Path | None) -> Path | None:
         return None
     try:
         text = path.read_text()
-        settings = json.loads(text) if path.suffix == ".json" else _toml(text)
+        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}") from error
     if not isinstance(settings, dict):
@@ -44,14 +45,6 @@ def _read_config(context: Any, path: Path | None) -> Path | None:
         raise InputError(f"{path} sets {unknown[0]!r}; this command knows {', '.join(sorted(known))}.")
     context.default_map = {**(context.default_map or {}), **settings}
     return path
-
-
-def _toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
 
 
 Model = Annotated[
@@ -293,8 +286,8 @@ def fit(
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows at most; 300 if none.", min=0.001)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps at most.", min=1)] = None,
     validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="A column that holds labels, though it looks else.")] = None,
-    number: Annotated[list[str] | None, typer.Option(help="A column that holds numbers, though it looks else.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Take a column for labels, whatever it looks like.")] = None,
+    number: Annotated[list[str] | None, typer.Option(help="Take a column for numbers, whatever it looks like.")] = None,
     index: Annotated[str | None, typer.Option("--id", help="A column that names rows; results repeat it.")] = None,
     header: Annotated[bool, typer.Option("--header", help="Line 1 holds names, though numbers are there.")] = False,
     seed: Seed = 0,

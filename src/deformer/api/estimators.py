@@ -1,4 +1,4 @@
-"""Estimators with the manners of scikit-learn: density, imputer and detector for mixed, incomplete tables."""
+"""Estimators after scikit-learn: density, imputer and detector for mixed, incomplete tables."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,8 +66,9 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         network, training: Changes to the network and the training that the table's size and the time would choose, by
             the names of `ModelConfig` and `TrainConfig`.
         device: "auto", "cpu" or "cuda".
-        random_state: Seed of all that is drawn, in learning and in use.
-        progress: Whether a bar on standard error shows the validation NLL in nats.
+        random_state: Seed of all that is drawn, in learning and in use. Fits that `steps` or `epochs` end are alike;
+            what `minutes` suffice for depends on the machine as well.
+        progress: Whether a bar on standard error shows the validation NLL in nats; else `fit` is silent.
 
     Attributes:
         table_: The network and the codes of its columns.
@@ -150,16 +151,19 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def from_table(cls: type[_Estimator], table: TableModel, kept: Mapping[str, Any] | None = None) -> _Estimator:
-        """Wrap a model that was learned elsewhere.
+        """Wrap a model that was learned elsewhere, such as the `table_` of another estimator.
+
+        Args:
+            kept: What `save` keeps beside the model. None: the defaults, for estimators that need no more.
 
         Raises:
             InputError: This kind of estimator needs more than a model.
         """
-        kept = kept or {}
+        estimator = cls(random_state=table.seed)
+        kept = {**{n: v for n, v in estimator.get_params(deep=False).items() if n in cls._kept}, **(kept or {})}
         lacking = [name for name in cls._kept if name not in kept]
         if lacking:
             raise InputError(f"The file holds no {cls.__name__}, or one of another version: it lacks {lacking[0]}.")
-        estimator = cls(random_state=table.seed)
         for name in cls._kept:
             setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
         estimator.table_, estimator.n_features_in_, estimator._own_names = table, len(table.codec.names), {}
@@ -247,7 +251,7 @@ class DEformerDensity(_TableEstimator):
         return {name: tables.conditional(self.table_, X, str(name), quantiles) for name in targets}
 
     def predict_proba(self, X: Any, target: Hashable) -> Floats:
-        """Give the probability of each label or level of a column given the row's other values.
+        """Give the probability of each label or level of a column given the row's other values, without its own.
 
         What the columns are, `conditional` says, which gives the same as a frame; of labels the last is "(other)".
         """
@@ -455,6 +459,16 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         expects of the features it has, less its own: units do not matter, and no feature decides alone.
         """
         return self._score(self._terms(X))
+
+    def explain(self, X: Any) -> pd.DataFrame:
+        """Say how strange each value is beyond what is expected of its feature; a row adds up to -`score_samples`.
+
+        Returns:
+            Rows by columns, higher = stranger; NaN where a value is missing.
+        """
+        parts = self._strangeness(self._terms(X)) - self.expected_
+        codec = self.table_.codec
+        return pd.DataFrame(parts, codec.frame_of(X).index, codec.names).rename(columns=self._own_names)
 
     def _terms(self, X: Any) -> Floats:
         """Give ln p of each value, averaged over orders, (rows, features) in nats; NaN where missing."""

@@ -276,7 +276,7 @@ def _stream_route(app: FastAPI, service: Service) -> None:
             pass
         except KeyError:  # a binary message
             await socket.close(1003, "Send text.")
-        except (TooMany, Busy, asyncio.TimeoutError):
+        except (TooMany, Busy, TimeoutError):
             await socket.close(1013, "Busy; try again.")
         finally:
             service.forget(name)

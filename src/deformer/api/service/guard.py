@@ -88,7 +88,7 @@ class Guard:
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), start + self.seconds - time.perf_counter())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise TooSlow from None
             read, more = read + len(message.get("body", b"")), message.get("more_body", False)
             if read > self.limit:
