@@ -112,8 +112,8 @@ class Theirs:
             model that is no faster so are not.
     """
 
-    def __init__(self, model: Baseline, lr: float = 1e-3, batch: int = 100, rounds: bool = False) -> None:
-        self.model, self.lr, self.batch, self.rounds = model, lr, batch, rounds
+    def __init__(self, model: Baseline, batch: int = 100, rounds: bool = False, **training: float) -> None:
+        self.model, self.batch, self.rounds, self.training = model, batch, rounds, training
         # A Transformer's run for each of hundreds of features would take hours for a handful of rows.
         self.exact = not isinstance(model, MaskedTransformer) or len(model.schema) <= MANY_FEATURES
 
@@ -121,7 +121,7 @@ class Theirs:
         assert source.validation is not None
         held_out = subset(source.validation, n_looked_at, generator(0, "validation rows"))
         bfloat16 = self.rounds and bfloat16_is_fast()
-        limits = {"minutes": minutes, "lr": self.lr, "batch": min(self.batch, len(source.train))}
+        limits: dict[str, Any] = {**self.training, "minutes": minutes, "batch": min(self.batch, len(source.train))}
         curve = fit_baseline(self.model, source.train, held_out, **limits, bfloat16=bfloat16)
         return curve.minutes, curve.nll, curve.rows_seen
 

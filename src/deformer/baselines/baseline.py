@@ -19,6 +19,7 @@ from deformer.errors import InputError, TrainingError
 from deformer.tasks.density import TOKENS_PER_BATCH, pieces
 
 Batch = Float[Tensor, "batch features"]
+LEAST_STEPS = 100  # between looks: so few rows that an epoch takes a few steps would else run out of patience at once
 
 
 def own_features(schema: Schema) -> Schema:
@@ -142,17 +143,21 @@ def fit_baseline(
     steps: int | None = None,
     batch: int = 100,
     lr: float = 1e-3,
+    weight_decay: float = 0.0,
     patience: int = 20,
     bfloat16: bool = False,
     seed: int = 0,
 ) -> Curve:
-    """Train by Adam and keep the weights that are best on validation rows, after an epoch or a fiftieth of the time.
+    """Train by Adam and keep the weights that are best on validation rows.
+
+    There is a look after every epoch of at least `LEAST_STEPS` or a fiftieth of the time.
 
     The rate falls linearly to 0 with the time; `patience` looks that bring nothing better divide it by 3 and go on from
     the best weights, and after three such times the training ends. So rows that are soon overfitted do no harm.
 
     Args:
         minutes, steps: The first to be reached ends the run; under the clock looks take a tenth of the time at most.
+        weight_decay: Apart from the gradient, times the rate.
         bfloat16: Whether products are rounded.
 
     Raises:
@@ -161,9 +166,10 @@ def fit_baseline(
     """
     if not (minutes or steps):
         raise InputError("Say how long to train: give minutes or steps, more than 0.")
-    x, held_out, d, epoch = model.complete(rows), model.complete(validation), len(model.schema), len(rows) // batch
+    x, held_out, d = model.complete(rows), model.complete(validation), len(model.schema)
+    epoch = max(LEAST_STEPS, len(rows) // batch)
     model.start(rows)
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     curve, best, best_nll = Curve(), model.state_dict(), math.inf
     begin, step, done, stale, drops, looked, look_took = time.monotonic(), 0, 0.0, 0, 0, 0.0, 0.0
     while done < 1 and drops < 4:
@@ -183,7 +189,7 @@ def fit_baseline(
         took = time.monotonic() - begin
         done = max(took / (60 * minutes) if minutes else 0.0, step / steps if steps else 0.0)
         waited = took - looked
-        due = step % max(1, epoch) == 0 or (minutes is not None and waited > 60 * minutes / 50)
+        due = step % epoch == 0 or (minutes is not None and waited > 60 * minutes / 50)
         if done < 1 and (not due or (minutes is not None and waited < 9 * look_took)):
             continue
         nll = model.eval().look(held_out, generator(seed, "validation"))
