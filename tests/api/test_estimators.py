@@ -8,11 +8,13 @@ import polars as pl
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.models import mixed
 
 from deformer.api import tables
 from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+from deformer.config import TrainConfig
 from deformer.errors import CheckpointError, InputError
 from deformer.train.history import History
 
@@ -500,6 +502,40 @@ def test_text_in_an_array() -> None:
     assert DEformerDensity(**TINY).fit(labels).table_.codec.describe()["coded as"].tolist() == ["labels", "labels"]
     numbers = np.array([["1.5", "1"], ["2.25", "2"]] * 20)
     assert DEformerDensity(**TINY).fit(numbers).table_.codec.describe()["coded as"].tolist() == ["levels", "levels"]
+    holes = np.array([["red", np.nan], ["blue", "2"]] * 20)  # NumPy spells the hole "nan"
+    filled = DEformerImputer(**TINY).fit(holes).transform(holes)
+    assert (filled[:, 1] == "2").all()
+
+
+def test_three_minutes_are_the_limit_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def pretend(model: object, rows: object, config: TrainConfig, **_: object) -> History:
+        asked.append(config.minutes)
+        return History((), "done")
+
+    monkeypatch.setattr(tables, "fit", pretend)
+    for limits in ({}, {"steps": 5}, {"epochs": 2}, {"minutes": 1, "steps": 5}):
+        DEformerDensity(**limits).fit(mixed(40))
+    assert asked == [3.0, None, None, 1]
+
+
+def test_whatever_arrives_in_a_column_that_was_empty_in_fit_is_missing() -> None:
+    table = mixed(60).assign(text=pd.Series([None] * 60, dtype="str"), numbers=np.nan)
+    density = DEformerDensity(**TINY).fit(table)
+    filled = table.assign(text="new", numbers="also text")
+    np.testing.assert_array_equal(density.score_samples(filled), density.score_samples(table))
+    for column in ("text", "numbers"):
+        with pytest.raises(InputError, match="missing value"):
+            density.session().observe(column, "new")
+
+
+def test_an_estimator_that_failed_to_fit_is_not_fitted() -> None:
+    detector = DEformerDetector(**TINY)
+    with pytest.raises(InputError, match="infinite|finite"):
+        detector.fit(mixed(40).assign(far=np.inf))
+    with pytest.raises(NotFittedError):
+        detector.predict(mixed(40))
 
 
 def test_of_means_there_is_one_imputation() -> None:

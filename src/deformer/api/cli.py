@@ -282,7 +282,7 @@ Table = Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet file.", sh
 def fit(
     table: Table,
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.deformer"),
-    minutes: Annotated[float | None, typer.Option(help="Of training at most; sizes the network.", min=0.001)] = 3.0,
+    minutes: Annotated[float | None, typer.Option(help="Of training at most; 3 if no limit.", min=0.001)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows at most; 300 if none.", min=0.001)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps at most.", min=1)] = None,
     validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,

@@ -42,7 +42,9 @@ def _without_text(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
     try:
         return X.astype(np.float64)
     except ValueError:
-        return X.astype(object)
+        objects = X.astype(object)
+        objects[X == "nan"] = None  # as which NumPy spells what is missing
+        return objects
 
 
 class Choices(TypedDict, total=False):
@@ -58,7 +60,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     """What all estimators of tables share: how they learn.
 
     Args:
-        minutes: Of training at most; on a CPU few make the network smaller. None: no such limit.
+        minutes: Of training at most; on a CPU few make the network smaller. None: 3, unless epochs or steps are given.
         epochs: Passes over the rows at most. None: 300.
         steps: Optimiser steps at most. None: no such limit.
         kinds: What some columns are, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
@@ -85,7 +87,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        minutes: float | None = 3.0,
+        minutes: float | None = None,
         epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[Any, str | Column] | None = None,
@@ -106,7 +108,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         named.update(choices)
         self.table_, self.history_ = tables.learn(
             X,
-            None if X_val is None else self._checked(X_val),
+            None if X_val is None else self._checked(X_val, learned=False),
             levels=self._discrete,
             **named,
             network=self.network,
@@ -117,10 +119,10 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             progress=self.progress,
         )
 
-    def _checked(self, X: Any, reset: bool = False) -> Any:
+    def _checked(self, X: Any, reset: bool = False, learned: bool = True) -> Any:
         """Check an array as scikit-learn does; a frame is checked column by column when it is encoded."""
-        if not reset:
-            check_is_fitted(self)
+        if not reset and learned:
+            check_is_fitted(self, "table_")
         if not is_frame(X):
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1)
             if X.dtype.kind not in "biufO":
@@ -302,7 +304,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         strategy: Literal["mean", "mode", "sample"] = "mean",
         *,
         n_imputations: int = 1,
-        minutes: float | None = 3.0,
+        minutes: float | None = None,
         epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[Any, str | Column] | None = None,
@@ -403,7 +405,7 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         contamination: float = 0.1,
         *,
         n_orders: int = 4,
-        minutes: float | None = 3.0,
+        minutes: float | None = None,
         epochs: float | None = None,
         steps: int | None = None,
         kinds: Mapping[Any, str | Column] | None = None,

@@ -38,6 +38,7 @@ Floats = npt.NDArray[np.float64]
 Answer = npt.NDArray[Any]
 
 MOST_EPOCHS = 300
+MINUTES = 3.0  # of training, where no limit is given
 CELLS_PER_SECOND = 16_000  # that the largest of these networks learns from, on one thread of a CPU
 # By the steps that this one would make in the time: width and layers.
 SHAPES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
@@ -70,8 +71,8 @@ def suited(
     """Choose a network and its training by the size of a table, and on CPUs by the time.
 
     Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
-    after `MOST_EPOCHS` passes or the first cycle of rates that brings nothing better, well before their time is up;
-    where there is time for few passes, there is one cycle.
+    after `MOST_EPOCHS` passes or the first cycle of rates that brings nothing better, if time is not up before; where
+    there is time for few passes, there is one cycle.
 
     Args:
         cpu_minutes: Minutes times threads of CPUs, where time is what ends the training. In as few steps as they are
@@ -110,7 +111,7 @@ def learn(
     *,
     kinds: Mapping[Any, str | Column] | None = None,
     levels: bool = True,
-    minutes: float | None = 3.0,
+    minutes: float | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     network: Mapping[str, Any] | None = None,
@@ -125,7 +126,7 @@ def learn(
     Args:
         validation: Rows that choose the best weights. None: a tenth of the table.
         kinds, levels: What columns are, as `make_codec` takes it.
-        minutes, epochs, steps: Limits of the training, whichever comes first.
+        minutes, epochs, steps: Limits of the training, whichever comes first. None at all: three minutes.
         network, training: Changes to what the size of the table and, without steps or epochs, the time would choose.
         large: Whether the network is as large however little the time.
 
@@ -141,7 +142,9 @@ def learn(
     size = (len(rows), len(codec.names))
     limits = {"minutes": minutes, "epochs": epochs, "steps": steps, "threads": None, **(training or {})}
     cpu_minutes = math.inf
-    timed = limits["minutes"] is not None and limits["steps"] is None and limits["epochs"] is None
+    timed = limits["steps"] is None and limits["epochs"] is None
+    if timed and limits["minutes"] is None:
+        limits["minutes"] = minutes = MINUTES
     if timed and not large and choose_device(device).type == "cpu":
         cpu_minutes = limits["minutes"] * (limits["threads"] or torch.get_num_threads())
     shape, config = suited(*size, minutes, epochs, steps, seed, cpu_minutes)

@@ -115,12 +115,20 @@ class Codec:
 
     def encode_column(self, at: int, series: "pd.Series[Any]") -> tuple[Codes, Codes]:
         """Give codes of a column's values, NaN where missing, and ln p(value | code) in nats."""
+        column = self.columns[at]
+        if self._is_empty(at):
+            return np.full(len(series), np.nan), np.zeros(len(series))
         series = as_times(series, self.dtypes[at])
-        if isinstance(self.columns[at], Labels):
+        if isinstance(column, Labels):
             return self._encode_labels(at, _objects(series))
         if is_time(series.dtype) and not is_time(self.dtypes[at]):
             raise InputError(f"Column {series.name!r} held numbers in fit; now it holds times ({series.dtype}).")
-        return self.columns[at].encode(_numbers(series))
+        return column.encode(_numbers(series))
+
+    def _is_empty(self, at: int) -> bool:
+        """Say whether fit saw no value of a column, so that the network learned what none of them means."""
+        column = self.columns[at]
+        return isinstance(column, Nothing) or (isinstance(column, Labels) and not column.labels and not column.others)
 
     def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:
         column, labels = self.columns[at], _labels(objects, self.names[at])
@@ -134,7 +142,7 @@ class Codec:
         Raises:
             InputError: Not a value of this column.
         """
-        if absent(value):
+        if absent(value) or self._is_empty(at):
             return math.nan, 0.0
         held = np.empty(1, dtype=object)
         held[0] = value
