@@ -1,6 +1,7 @@
 import math
 import pickle
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -528,6 +529,39 @@ def test_whatever_arrives_in_a_column_that_was_empty_in_fit_is_missing() -> None
     for column in ("text", "numbers"):
         with pytest.raises(InputError, match="missing value"):
             density.session().observe(column, "new")
+
+
+def test_labels_that_were_numbers_may_be_read_as_text() -> None:
+    table = pd.DataFrame({"zip": [10115, 80331, 20095] * 20, "x": np.arange(60.0)})
+    density = DEformerDensity(**TINY, kinds={"zip": "label"}).fit(table)
+    as_text = table.assign(zip=table["zip"].astype(str))
+    np.testing.assert_array_equal(density.score_samples(as_text), density.score_samples(table))
+
+
+def test_categories_that_are_numbers_are_filled_in_by_the_nearest() -> None:
+    stars = pd.Series(np.arange(100) % 5 + 1).where(np.arange(100) % 7 > 0)
+    table = pd.DataFrame({"stars": pd.Categorical(stars), "x": np.arange(100.0)})
+    filled = DEformerImputer(**TINY, kinds={"stars": "number"}).fit_transform(table)
+    assert filled["stars"].dtype == table["stars"].dtype
+    assert filled["stars"].notna().all()
+    assert (filled["stars"] == table["stars"])[table["stars"].notna()].all()
+
+
+def test_a_column_of_intervals_is_drawn_as_text() -> None:
+    intervals = pd.arrays.IntervalArray.from_tuples([(0, 1), (1, 2)] * 20)
+    density = DEformerDensity(**TINY).fit(pd.DataFrame({"range": intervals, "x": np.arange(40.0)}))
+    assert set(density.sample(5)["range"]) <= {"(0, 1]", "(1, 2]"}
+
+
+def test_numbers_without_a_square_are_refused() -> None:
+    with pytest.raises(InputError, match="infinite"):
+        DEformerDensity(**TINY).fit(mixed(40).assign(far=-1.797e308))
+
+
+def test_limits_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    detector = DEformerDetector(**{**TINY, "steps": np.int64(2)}, n_orders=np.int64(2)).fit(mixed(40))
+    detector.save(tmp_path / "m.deformer")
+    assert DEformerDetector.load(tmp_path / "m.deformer").n_orders == 2
 
 
 def test_an_estimator_that_failed_to_fit_is_not_fitted() -> None:

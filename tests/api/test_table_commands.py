@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,3 +198,18 @@ def test_columns_that_seem_to_name_rows_are_spoken_of(tmp_path: Path, capsys: py
     table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
     said = capsys.readouterr().err
     assert [word in said for word in ("--id code", "--id n ", "--id x", "--id y")] == [True, True, False, False]
+
+
+def test_validation_rows_are_read_as_the_table_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd.DataFrame({"day": ["2020-01-31", "unknown"] * 20, "x": range(40)}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"day": ["2020-01-31"] * 5, "x": range(5)}).to_csv(tmp_path / "v.csv", index=False)
+    read, learn = [], tables.learn
+
+    def spy(table: pd.DataFrame, held_out: pd.DataFrame, **choices: Any) -> tuple[TableModel, History]:
+        read.append(held_out)
+        return learn(table, held_out, **choices)
+
+    monkeypatch.setattr(tables, "learn", spy)
+    chosen = {"validation": tmp_path / "v.csv", "layout": Layout(), "numbers": []}
+    table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
+    assert read[0]["day"].tolist() == ["2020-01-31"] * 5

@@ -47,6 +47,11 @@ def _without_text(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return objects
 
 
+def _plain(value: Any) -> Any:
+    """Give what NumPy holds as Python's own numbers, as searches over a grid hand them in."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
 class Choices(TypedDict, total=False):
     """What `fit` may be told in place of what the constructor was."""
 
@@ -110,7 +115,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
             X,
             None if X_val is None else self._checked(X_val, learned=False),
             levels=self._discrete,
-            **named,
+            **{name: _plain(v) for name, v in named.items()},
             network=self.network,
             large=self._large,
             training={**self._smoothing, **(self.training or {})},
@@ -141,7 +146,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         """Write what was learned to one file, without code; of the arguments only those that matter in use."""
         check_is_fitted(self)
         kept = {name: getattr(self, name) for name in self._kept}
-        plain = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in kept.items()}
+        plain = {name: _plain(v) for name, v in kept.items()}
         save_table(path, self.table_, {"estimator": plain})
 
     @classmethod

@@ -14,6 +14,7 @@ from deformer.api.explanations import explain
 from deformer.api.files import check_output, is_table
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
+from deformer.data.frames import make_codec
 from deformer.data.libraries import names_of_array
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
@@ -42,7 +43,6 @@ def fit(
     if layout.index not in (None, frame.index.name):
         raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
     alike = replace(layout, names=tuple(frame), index=frame.index.name)
-    held_out = None if validation is None else read_all(validation, alike)
     if path.suffix != ".parquet" and not layout.header and tuple(frame) == names_of_array(frame.shape[1]):
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
@@ -50,6 +50,9 @@ def fit(
     for name in filter(lambda name: _names_rows(frame[name]), frame):
         print(f"Every value of {name!r} differs; if it names rows, --id {name} leaves it out.", file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
+    held_out = None
+    if validation is not None:  # dates that one bad cell made labels here are labels there too
+        held_out = read_all(validation, replace(alike, labels=make_codec(frame, kinds).text_labels))
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
     table, history = tables.learn(frame, held_out, kinds=kinds, **limits, seed=seed, device=device, progress=shown)

@@ -99,7 +99,7 @@ def suited(
         noise=min(0.1, 2 / n_rows**0.5),
         cycles=3 if small or (cells < 3_000_000 and in_time > 100 * cells) else 1,
         averaging=0.99,
-        validation_rows=2000,
+        validation_rows=min(2000, max(100, 400_000 // n_features)),
         validation_orders=2,
     )
     return ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=2), training

@@ -48,6 +48,7 @@ from deformer.data.times import (
 from deformer.errors import InputError
 
 KINDS = ("number", "label")
+LARGEST = 1e150  # larger numbers stand for infinity or for what is missing; their squares are no floats
 WRITABLE = (str, bool, int, float)  # other labels, such as intervals, are known by their text
 
 
@@ -132,8 +133,8 @@ class Codec:
 
     def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:
         column, labels = self.columns[at], _labels(objects, self.names[at])
-        if self.names[at] in self.text_labels and isinstance(column, Labels):
-            labels = _as_text(labels, column)
+        if isinstance(column, Labels):
+            labels = _as_text(labels, column) if self.names[at] in self.text_labels else _as_seen(labels, column)
         return column.encode(labels)
 
     def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
@@ -150,7 +151,7 @@ class Codec:
             codes, log_base = self.encode_column(at, pd.Series(held, name=self.names[at]))
         elif isinstance(self.columns[at], Labels):
             codes, log_base = self._encode_labels(at, held)
-        elif math.isinf(float(value)):
+        elif abs(float(value)) > LARGEST:
             raise InputError(f"{value!r} is not finite.")
         else:
             codes, log_base = self.columns[at].encode(held)
@@ -319,7 +320,7 @@ def _numbers(series: "pd.Series[Any]") -> Values:
         values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} is one of numbers; it holds {_text_of(series)!r}.") from error
-    if np.isinf(values).any():
+    if (np.abs(values) > LARGEST).any():
         raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
     return values
 
@@ -331,6 +332,15 @@ def _as_text(labels: Values, column: Labels) -> Values:
         known = {*column.labels, *(other for other, _ in column.others)}
     spelled: Values = np.array([None if v is None else spell_label(v, known) for v in labels], dtype=object)
     return spelled
+
+
+def _as_seen(labels: Values, column: Labels) -> Values:
+    """Take text that is no label for the label that is spelled so: numbers in fit may be read as text now."""
+    if not any(isinstance(v, str) for v in labels):
+        return labels
+    seen = [*(other for other, _ in column.others), *column.labels]
+    spelled = {str(v): v for v in seen} | {v: v for v in seen if isinstance(v, str)}
+    return np.array([spelled.get(v, v) if isinstance(v, str) else v for v in labels], dtype=object)
 
 
 def _as_label(value: Any) -> Any:
@@ -347,6 +357,10 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
         return pd.Series(values).astype(dtype) if values.dtype == object else from_days(values, dtype)
     series = pd.Series(values)
     missing = series.isna().any()
+    if isinstance(dtype, pd.IntervalDtype):
+        return series  # they are known by their text
+    if isinstance(dtype, pd.CategoricalDtype) and series.dtype.kind == "f":
+        return _nearest_category(series, dtype)
     if isinstance(dtype, pd.CategoricalDtype):
         by_text = {str(category): category for category in dtype.categories}
         series = series.map(lambda v: v if isinstance(v, WRITABLE) and v in dtype.categories else by_text.get(v))
@@ -360,6 +374,14 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     if pd.api.types.is_bool_dtype(dtype) and not missing:
         series = series.astype(float).round().astype(bool)
     return series.astype(dtype)
+
+
+def _nearest_category(numbers: "pd.Series[Any]", dtype: pd.CategoricalDtype) -> "pd.Series[Any]":
+    """Round what was taken for numbers to categories, which are numbers then."""
+    categories = dtype.categories.to_numpy(dtype=np.float64)
+    nearest = np.abs(numbers.to_numpy()[:, None] - categories).argmin(1)
+    codes = np.where(numbers.isna(), -1, nearest)
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
 
 
 def _dtype_to_json(dtype: Any) -> Any:
