@@ -108,6 +108,8 @@ def test_pixels_are_painted_and_filled_in(browser: Any) -> None:
         expect(page.locator("#status")).to_contain_text("off")
         page.keyboard.press("Backspace")
         expect(page.locator("#known")).to_have_text("1")
+        page.keyboard.press("Control+0")  # the browser's own
+        expect(page.locator("#known")).to_have_text("1")
         page.locator("#fill").click()
         expect(page.locator("#fills canvas")).to_have_count(6)
         expect(page.locator("#fills small").first).to_contain_text("nats")
@@ -115,6 +117,9 @@ def test_pixels_are_painted_and_filled_in(browser: Any) -> None:
         look(page, "pixels")
         page.locator("#play").click()
         expect(page.locator("#known")).to_have_text("30")
+        expect(page.locator("#play")).to_have_text("Draw in a random order")
+        with page.expect_response("**/predict"):  # of another image
+            page.locator("#play").click()
         expect(page.locator("#play")).to_have_text("Draw in a random order")
         page.locator("#clear").click()
         expect(page.locator("#known")).to_have_text("0")
@@ -136,6 +141,7 @@ def test_a_row_is_filled_in_field_by_field(browser: Any, width: int) -> None:
         look(page, f"table-{width}")
         page.locator(".field", has_text="size").locator("input").fill("wide")
         expect(page.locator("#status")).to_contain_text("is one of numbers")
+        expect(page.locator("#status")).to_be_in_viewport()
         page.locator(".field", has_text="size").locator("input").fill("")
         expect(page.locator("#status")).to_have_text("")
         page.locator("#draw").click()

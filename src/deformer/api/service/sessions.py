@@ -42,7 +42,7 @@ class Sessions:
 
     Args:
         most: How many may be open, and how many snapshots are kept.
-        idle_seconds: After which a session that was not used makes room for a new one.
+        idle_seconds: After which a session that was not used is closed when the next one begins.
         snapshot_seconds: After which a snapshot makes room for a new one.
         memory: Bytes for states.
         folder: Where snapshots go. None: they are kept in memory and end with the process.
@@ -83,18 +83,18 @@ class Sessions:
             TooMany: As many as allowed are in use.
         """
         saved = None if snapshot is None else self._saved(snapshot)
+        self._drop_idle()
         if len(self.pool) >= self.most:
-            self._drop_idle()
+            raise TooMany
         self.pool.open(name, saved)
         self._used[name] = time.monotonic()
         self._told[name] = dict(saved["told"]) if saved else {}
 
     def _drop_idle(self) -> None:
-        """Close the session that was not used for the longest, if that is long enough."""
-        oldest, since = next(iter(self._used.items()))
-        if time.monotonic() - since < self.idle_seconds:
-            raise TooMany
-        self.close(oldest)
+        """Close the sessions that were not used for long: clients may leave theirs behind."""
+        last = time.monotonic() - self.idle_seconds
+        while self._used and next(iter(self._used.values())) <= last:
+            self.close(next(iter(self._used)))
 
     def reading(self, name: str) -> Reading:
         """Give what a session was told.
@@ -110,7 +110,7 @@ class Sessions:
 
     def told(self, name: str) -> dict[str, Any]:
         """Give the observed values of a session by name, as they were sent."""
-        return self._told[name]
+        return dict(self._told[name])
 
     def close(self, name: str) -> None:
         """Forget a session.

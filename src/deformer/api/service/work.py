@@ -33,7 +33,7 @@ class Limits:
         values: Values that a request may have computed: rows times features times passes; a drawn value counts as
             `DRAWN`.
         sessions: Open sessions, and snapshots kept.
-        idle_seconds: After which an unused session makes room for a new one.
+        idle_seconds: After which an unused session is closed when the next one begins.
         snapshot_seconds: After which a snapshot makes room for a new one, where as many are kept as allowed.
         waiting: Requests of a kind that wait for the model; more are answered 503.
         seconds: In which the body of a request must arrive, else it is answered 408; and each step of the answer may

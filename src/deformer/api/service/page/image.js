@@ -105,6 +105,7 @@ export function start(model) {
   canvas.addEventListener("focus", paint);
   canvas.addEventListener("blur", paint);
   canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
     const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -width, ArrowDown: width };
     const values = { 1: 1, 0: 0, " ": tool(), Backspace: null, Delete: null };
     if (event.key in moves) {
@@ -188,6 +189,7 @@ export function start(model) {
     if (playing) return;
     playing = true;
     at("play").textContent = "Stop";
+    if (!known.includes(null)) known.fill(null); // the image is whole: begin another
     const order = names.map((_, i) => i).filter((i) => known[i] === null);
     for (let i = order.length - 1; i > 0; i--) {
       const j = Math.floor(Math.random() * (i + 1));
@@ -195,6 +197,7 @@ export function start(model) {
     }
     chart.data.datasets[0].data = [];
     let session = null;
+    let failed = null;
     try {
       ({ session } = await ask("sessions", {}));
       let seen = 0;
@@ -222,12 +225,13 @@ export function start(model) {
         paint();
       }
     } catch (error) {
-      say(error.message, true);
+      failed = error.message;
     } finally {
       playing = false;
       at("play").textContent = "Draw in a random order";
       if (session) ask(`sessions/${session}`, undefined, "DELETE").catch(() => {});
-      refresh();
+      await refresh();
+      if (failed) say(failed, true);
     }
   });
 
