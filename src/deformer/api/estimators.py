@@ -127,7 +127,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
     def _checked(self, X: Any, reset: bool = False, learned: bool = True) -> Any:
         """Check an array as scikit-learn does; a frame is checked column by column when it is encoded."""
         if not reset and learned:
-            check_is_fitted(self, "table_")
+            check_is_fitted(self)
         if not is_frame(X):
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1)
             if X.dtype.kind not in "biufO":
@@ -135,6 +135,9 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         if reset or not is_frame(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
         return X
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "table_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -166,13 +169,12 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: This kind of estimator needs more than a model.
         """
-        estimator = cls(random_state=table.seed)
-        kept = {**{n: v for n, v in estimator.get_params(deep=False).items() if n in cls._kept}, **(kept or {})}
-        lacking = [name for name in cls._kept if name not in kept]
-        if lacking:
-            raise InputError(f"The file holds no {cls.__name__}, or one of another version: it lacks {lacking[0]}.")
+        estimator, kept = cls(random_state=table.seed), kept or {}
         for name in cls._kept:
-            setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
+            if name in kept:
+                setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
+            elif not hasattr(estimator, name):
+                raise InputError(f"The file holds no {cls.__name__}, or one of another version: it lacks {name}.")
         estimator.table_, estimator.n_features_in_, estimator._own_names = table, len(table.codec.names), {}
         if table.codec.names != names_of_array(len(table.codec.names)):
             estimator.feature_names_in_ = np.array(table.codec.names, dtype=object)

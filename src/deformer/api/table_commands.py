@@ -42,7 +42,6 @@ def fit(
     frame = read_all(path, layout)
     if layout.index not in (None, frame.index.name):
         raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
-    alike = replace(layout, names=tuple(frame), index=frame.index.name)
     if path.suffix != ".parquet" and not layout.header and tuple(frame) == names_of_array(frame.shape[1]):
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
@@ -52,7 +51,7 @@ def fit(
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
     held_out = None
     if validation is not None:  # dates that one bad cell made labels here are labels there too
-        held_out = read_all(validation, replace(alike, labels=make_codec(frame, kinds).text_labels))
+        held_out = read_all(validation, replace(make_codec(frame, kinds).layout, header=layout.header))
     shown = sys.stderr.isatty()
     limits: dict[str, Any] = {"minutes": minutes, "epochs": epochs, "steps": steps}
     table, history = tables.learn(frame, held_out, kinds=kinds, **limits, seed=seed, device=device, progress=shown)

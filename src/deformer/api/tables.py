@@ -144,10 +144,10 @@ def learn(
     cpu_minutes = math.inf
     timed = limits["steps"] is None and limits["epochs"] is None
     if timed and limits["minutes"] is None:
-        limits["minutes"] = minutes = MINUTES
+        limits["minutes"] = MINUTES
     if timed and not large and choose_device(device).type == "cpu":
         cpu_minutes = limits["minutes"] * (limits["threads"] or torch.get_num_threads())
-    shape, config = suited(*size, minutes, epochs, steps, seed, cpu_minutes)
+    shape, config = suited(*size, limits["minutes"], epochs, steps, seed, cpu_minutes)
     config = TrainConfig(**{**asdict(config), **(training or {})})
     model = new_model(codec.schema, ModelConfig(**{**asdict(shape), **(network or {})}), seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)

@@ -85,6 +85,11 @@ class Labels:
     def domain(self) -> Domain:
         return Categorical(len(self.labels) + 1)
 
+    @property
+    def seen(self) -> tuple[Hashable, ...]:
+        """Give all labels of fit, those with a code of their own last."""
+        return (*(other for other, _ in self.others), *self.labels)
+
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         """Give codes; a label that was never seen shares the last code, as if seen once in a wider world."""
         code = {label: float(i) for i, label in enumerate(self.labels)}

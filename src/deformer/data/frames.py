@@ -129,13 +129,13 @@ class Codec:
     def _is_empty(self, at: int) -> bool:
         """Say whether fit saw no value of a column, so that the network learned what none of them means."""
         column = self.columns[at]
-        return isinstance(column, Nothing) or (isinstance(column, Labels) and not column.labels and not column.others)
+        return isinstance(column, Nothing) or (isinstance(column, Labels) and not column.seen)
 
     def _encode_labels(self, at: int, objects: Values) -> tuple[Codes, Codes]:
         column, labels = self.columns[at], _labels(objects, self.names[at])
-        if isinstance(column, Labels):
-            labels = _as_text(labels, column) if self.names[at] in self.text_labels else _as_seen(labels, column)
-        return column.encode(labels)
+        assert isinstance(column, Labels)
+        spell = _as_text if self.names[at] in self.text_labels else _as_seen
+        return column.encode(spell(labels, column))
 
     def encode_cell(self, at: int, value: Any) -> tuple[float, float]:
         """Code one value of a column as `encode` would, without making a column of it if that can be spared.
@@ -152,7 +152,7 @@ class Codec:
         elif isinstance(self.columns[at], Labels):
             codes, log_base = self._encode_labels(at, held)
         elif abs(float(value)) > LARGEST:
-            raise InputError(f"{value!r} is not finite.")
+            raise InputError(f"{value!r} is not finite, or beyond {LARGEST:g}.")
         else:
             codes, log_base = self.columns[at].encode(held)
         return float(codes[0]), float(log_base[0])
@@ -321,7 +321,9 @@ def _numbers(series: "pd.Series[Any]") -> Values:
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} is one of numbers; it holds {_text_of(series)!r}.") from error
     if (np.abs(values) > LARGEST).any():
-        raise InputError(f"Column {series.name!r} holds infinite numbers; write NaN where a value is missing.")
+        raise InputError(
+            f"Column {series.name!r} holds infinite numbers, or ones beyond {LARGEST:g}; write NaN for missing."
+        )
     return values
 
 
@@ -329,7 +331,7 @@ def _as_text(labels: Values, column: Labels) -> Values:
     """Spell labels that were text in fit and are numbers now, as a file may be read."""
     known: set[Hashable] = set()
     if any(isinstance(v, float) for v in labels):
-        known = {*column.labels, *(other for other, _ in column.others)}
+        known = set(column.seen)
     spelled: Values = np.array([None if v is None else spell_label(v, known) for v in labels], dtype=object)
     return spelled
 
@@ -338,8 +340,7 @@ def _as_seen(labels: Values, column: Labels) -> Values:
     """Take text that is no label for the label that is spelled so: numbers in fit may be read as text now."""
     if not any(isinstance(v, str) for v in labels):
         return labels
-    seen = [*(other for other, _ in column.others), *column.labels]
-    spelled = {str(v): v for v in seen} | {v: v for v in seen if isinstance(v, str)}
+    spelled = {str(v): v for v in column.seen} | {v: v for v in column.seen if isinstance(v, str)}
     return np.array([spelled.get(v, v) if isinstance(v, str) else v for v in labels], dtype=object)
 
 
@@ -359,9 +360,10 @@ def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     missing = series.isna().any()
     if isinstance(dtype, pd.IntervalDtype):
         return series  # they are known by their text
-    if isinstance(dtype, pd.CategoricalDtype) and series.dtype.kind == "f":
+    categorical = isinstance(dtype, pd.CategoricalDtype)
+    if categorical and series.dtype.kind == "f" and pd.api.types.is_numeric_dtype(dtype.categories):
         return _nearest_category(series, dtype)
-    if isinstance(dtype, pd.CategoricalDtype):
+    if categorical:
         by_text = {str(category): category for category in dtype.categories}
         series = series.map(lambda v: v if isinstance(v, WRITABLE) and v in dtype.categories else by_text.get(v))
     if pd.api.types.is_integer_dtype(dtype):
