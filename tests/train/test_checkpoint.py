@@ -31,6 +31,16 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, dtype: torch.dtype) 
     assert read_notes(tmp_path / "m.safetensors") == {"nats": 1.5}
 
 
+def test_a_long_header_is_kept_among_the_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "LONGEST_HEADER", 1000)
+    path, notes = tmp_path / "m.safetensors", {"labels": ["naïve"] * 500}
+    save(path, DEformer(SCHEMAS["table"], SMALL), notes)
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert file.metadata() is None
+    assert load(path).schema == SCHEMAS["table"]
+    assert read_notes(path) == notes
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     save(path, DEformer(SCHEMAS["image"], SMALL))

@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from deformer import config as configs
@@ -18,6 +19,8 @@ from deformer.errors import CheckpointError, InputError
 from deformer.nn.model import DEformer
 
 VERSION = 1
+HEADER = "deformer"
+LONGEST_HEADER = 2**24  # safetensors reads at most 100 MB, and the labels of a large table may be more
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -54,10 +57,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a JSON header."""
-    metadata = {"deformer": json.dumps({"version": VERSION, **header})}
+    """Write named tensors and a JSON header, which if it is long becomes a tensor of bytes."""
+    text = json.dumps({"version": VERSION, **header})
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain, metadata))
+    if long := len(text) > LONGEST_HEADER:  # JSON as it is written here is ASCII
+        plain[HEADER] = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+    write_bytes(path, safetensors.torch.save(plain, None if long else {HEADER: text}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,8 +82,10 @@ def read_header(path: Path) -> dict[str, Any]:
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("deformer")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
+            names, header = list(file.keys()), (file.metadata() or {}).get(HEADER)
+            if header is None and HEADER in names:
+                header = file.get_tensor(HEADER).numpy().tobytes()
+            tensors = {name: file.get_tensor(name) for name in names if with_tensors and name != HEADER}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
     if header is None:
