@@ -96,8 +96,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def score(request: Request) -> Response:
         """Give the log-likelihood of each row in nats; higher is more normal."""
         sent, table = await _read(service, request, wire.ScoreRequest)
-        frame = await service.frame(sent.rows, table)
-        per_row = service.afford(len(frame), sent.n_orders)
+        frame, per_row = await service.frame(sent.rows, table, sent.n_orders)
         [found] = await service.in_pieces(
             lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)), len(frame), per_row
         )
@@ -117,9 +116,8 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def impute(request: Request) -> Response:
         """Fill in missing values; what was there comes back as it was."""
         sent, table = await _read(service, request, wire.ImputeRequest)
-        frame = await service.frame(sent.rows, table)
         passes = DRAWN if sent.strategy == "draw" else 1 + ORDERS
-        per_row = service.afford(len(frame), passes, sent.n_imputations)
+        frame, per_row = await service.frame(sent.rows, table, passes, sent.n_imputations)
         if sent.n_imputations > 1 and sent.strategy != "draw":
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
         filled = await service.in_pieces(
@@ -140,9 +138,8 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def explain(request: Request) -> Response:
         """Say how much each value surprises, and what was expected in its place."""
         sent, table = await _read(service, request, wire.ExplainRequest)
-        frame = await service.frame(sent.rows, table)
         names = engine.table.codec.names
-        service.afford(len(frame), sent.n_orders + len(names))
+        frame, _ = await service.frame(sent.rows, table, sent.n_orders + len(names))
         [shares] = await service.in_pieces(
             lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)),
             len(frame),
@@ -183,8 +180,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
     async def conditional(sent: wire.ConditionalRequest) -> Any:
         """Give the distribution of any features, given the row's other values."""
         together = engine.targets(sent.row, sent.targets)
-        per_part = service.afford(1, sent.n_orders, len(together))
-        frame = await service.frame([sent.row], None, "row")
+        frame, per_part = await service.frame([sent.row], None, sent.n_orders, len(together), "row")
         found = await _ask_apart(
             service, lambda some: engine.conditional(frame, some, sent.n_orders), per_part, together
         )

@@ -169,22 +169,25 @@ class Service:
         if self._executor is not None:
             self._executor.submit(self.sessions.forget, session)
 
-    async def frame(self, rows: Sequence[Any], table: Table, field: str = "rows") -> pd.DataFrame:
-        """Lay out rows that were sent in JSON, or as a table.
+    async def frame(
+        self, rows: Sequence[Any], table: Table, n_passes: int, n_parts: int = 1, field: str = "rows"
+    ) -> tuple[pd.DataFrame, int]:
+        """Lay out rows that were sent in JSON, or as a table, if what is asked about them can be afforded.
+
+        Returns:
+            The rows, and the values that a part of one has computed.
 
         Raises:
-            TooLarge: There are more than allowed.
+            TooLarge: It would cost too much.
             Busy: Too many requests wait to be read.
         """
-        if len(rows) > self.limits.rows:  # and is not kept waiting
-            raise TooLarge
+        per_row = self.afford(len(rows), n_passes, n_parts)  # what is refused is not kept waiting
         async with self.reading():
             if table is not None:
                 rows = await self.within(asyncio.to_thread(self.engine.read, *table, self.limits.rows + 1, LONGEST))
-                if len(rows) > self.limits.rows:
-                    raise TooLarge
+                self.afford(len(rows), n_passes, n_parts)
             frame: pd.DataFrame = await self.within(asyncio.to_thread(self.engine.frame, rows, field))
-            return frame
+            return frame, per_row
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
