@@ -34,6 +34,7 @@ from deformer.data.sources import Source
 from deformer.data.table import subset
 from deformer.errors import InputError
 from deformer.tasks.density import NLL, log_prob
+from deformer.train.checkpoint import write_bytes
 from deformer.train.process import bfloat16_is_fast, keep_memory
 
 FOLDER = RESULTS / "compare"
@@ -231,6 +232,11 @@ def counted(path: Path, required: dict[str, float]) -> dict[str, Any] | None:
     return result if result is not None and result["wanted"] == required else None
 
 
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    write_bytes(path, (json.dumps(result, indent=2) + "\n").encode())
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Write the results of one source at one length of training as Markdown.
 
@@ -280,7 +286,7 @@ def main(words: list[str] | None = None) -> None:
         except InputError as error:
             print(f"{name}: {error}")
             continue
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        keep(path, result)
         print(f"{name}: {result['nll']:.2f} +- {result['error']:.2f}", flush=True)
     found = {name: counted(folder / f"{name}.json", required[name]) for name in MODELS}
     results = {name: result for name, result in found.items() if result is not None}

@@ -14,7 +14,7 @@ from deformer.baselines.pixels import PixelRNN, skew, unskew
 from deformer.baselines.raster import RasterBaseline
 from deformer.baselines.trade import TraDE
 from deformer.config import ModelConfig
-from deformer.data.schema import Binary, Continuous, Ordinal, image_schema, table_schema
+from deformer.data.schema import Binary, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import as_rows
 from deformer.errors import InputError
@@ -236,6 +236,8 @@ def test_images_are_slanted_and_set_upright_again() -> None:
 def test_models_of_images_need_images() -> None:
     with pytest.raises(InputError, match="pixels of one image"):
         PixelRNN(SCHEMA)
+    with pytest.raises(InputError, match="pixels of one image"):
+        PixelRNN(Schema(tuple(Feature(f"t{t}", Binary(), (t,)) for t in range(3))))
     grey = PixelRNN(image_schema(2, 2, Ordinal(3)), "cnn", 4, 1)
     assert abs(grey.log_prob(worlds(grey.schema).float()).exp().sum().item() - 1) < 1e-5
 

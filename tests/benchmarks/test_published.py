@@ -18,6 +18,17 @@ def test_baselines_stand_beside_what_was_published(tmp_path: Path, capsys: pytes
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == columns
     assert all("| 4.00 |" in line and "%" in line for line in lines)
-    assert capsys.readouterr().out.count("dna, ") == 7
+    assert capsys.readouterr().out.count("dna, ") == 8
     published.main(words)
     assert "dna, " not in capsys.readouterr().out  # nothing is measured again
+
+
+def test_validation_chooses_among_variants() -> None:
+    cited = {"dna": dict.fromkeys((column for _, _, column in published.ROWS), "4.0")}
+    one, other, *_ = published.DEEP
+    found = {
+        f"dna {one}": {"nll": 5.0, "error": 0.1, "ensemble": 4.5, "ensemble_error": 0.1, "validation_nll": [9.0, 3.0]},
+        f"dna {other}": {"nll": 4.0, "error": 0.1, "ensemble": 3.5, "ensemble_error": 0.1, "validation_nll": [3.5]},
+    }
+    lines = published.table(found, cited).splitlines()[2:]
+    assert [line.split(" | ")[3] for line in lines] == ["5.00 +- 0.10", "4.50 +- 0.10"]

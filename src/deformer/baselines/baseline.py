@@ -153,7 +153,7 @@ def fit_baseline(
     There is a look after every epoch of at least `LEAST_STEPS` or a fiftieth of the time.
 
     The rate falls linearly to 0 with the time; `patience` looks that bring nothing better divide it by 3 and go on from
-    the best weights, and after three such times the training ends. So rows that are soon overfitted do no harm.
+    the best weights; the fourth time the training ends. So rows that are soon overfitted do no harm.
 
     Args:
         minutes, steps: The first to be reached ends the run; under the clock looks take a tenth of the time at most.
@@ -162,7 +162,7 @@ def fit_baseline(
 
     Raises:
         InputError: Neither minutes nor steps, no time at all, or rows that are not complete.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the NLL of the validation rows no number.
     """
     if not (minutes or steps):
         raise InputError("Say how long to train: give minutes or steps, more than 0.")
@@ -193,6 +193,8 @@ def fit_baseline(
         if done < 1 and (not due or (minutes is not None and waited < 9 * look_took)):
             continue
         nll = model.eval().look(held_out, generator(seed, "validation"))
+        if math.isnan(nll):
+            raise TrainingError(f"The NLL of the validation rows at step {step} is {nll}.")
         looked, look_took = time.monotonic() - begin, time.monotonic() - begin - took
         curve.minutes.append(took / 60)
         curve.nll.append(nll)

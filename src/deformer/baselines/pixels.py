@@ -154,9 +154,8 @@ class PixelRNN(RasterBaseline):
         super().__init__(schema)
         domains = {f.domain for f in schema.features}
         places = [f.coordinates for f in schema.features]
-        rows, columns = (
-            zip(*(p for p in places if p is not None and len(p) == 2), strict=True) if all(places) else ((), ())
-        )
+        flat = [p for p in places if p is not None and len(p) == 2]
+        rows, columns = zip(*flat, strict=True) if flat else ((), ())
         self.height, self.width = (int(max(axis, default=0)) + 1 for axis in (rows, columns))
         raster = [(float(r), float(c)) for r in range(self.height) for c in range(self.width)]
         domain = next(iter(domains))
