@@ -16,6 +16,7 @@ from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.model import DEformer
+from deformer.tasks.density import nll
 from deformer.train.checkpoint import load, read_tensors
 from deformer.train.fit import fit, newest
 
@@ -237,6 +238,22 @@ def test_a_run_of_another_kind_is_not_resumed(
     other = DEformer(SCHEMA, dataclasses.replace(SMALL, **network))
     with pytest.raises(CheckpointError, match=says):
         fit(other, stripes(), dataclasses.replace(STEPS, **training), directory=tmp_path, resume=True)
+
+
+def test_no_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows"):
+        fit(new_model(), stripes()[:0], STEPS)
+    with pytest.raises(InputError, match="no rows"):
+        nll(new_model(), stripes()[:0], n_orders=1, generator=generator(0))
+
+
+def test_a_run_that_ends_its_average_forgets_it(tmp_path: Path) -> None:
+    rows, averaged = stripes(), dataclasses.replace(STEPS, averaging=0.9, steps=12)
+    fit(new_model(), rows[:150], averaged, validation=rows[150:], directory=str(tmp_path))
+    model, plain = new_model(), dataclasses.replace(STEPS, averaging=None)
+    history = fit(model, rows[:150], plain, validation=rows[150:], directory=tmp_path, resume=True)
+    scores = [p.validation_nll for p in history.points if p.step > 12]
+    assert len(set(scores)) == len(scores) > 1
 
 
 def test_a_run_without_patience_left_stays_at_its_end(tmp_path: Path) -> None:

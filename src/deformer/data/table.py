@@ -68,6 +68,8 @@ def as_rows(values: Any, schema: Schema, *, observed: Any = None) -> Rows:
     if isinstance(values, Rows):
         if values.schema != schema:
             raise InputError("These rows follow another schema than the model's.")
+        if not len(values):
+            raise InputError("The table holds no rows.")
         if observed is None:
             return values
         seen = values.observed & _as_mask(observed, values.values)

@@ -122,8 +122,8 @@ class EmbeddingTokens(nn.Module):
         for name, kinds in (("is_number", Continuous), ("has_waves", Continuous | Ordinal)):
             told = torch.tensor([isinstance(f.domain, kinds) for f in schema.features])
             self.register_buffer(name, told, persistent=False)
-        keys = list(dict.fromkeys(f.name if f.learned else "" for f in numeric))
-        slots = [keys.index(f.name if f.learned else "") if f in numeric else 0 for f in schema.features]
+        keys = {key: i for i, key in enumerate(dict.fromkeys(f.name if f.learned else "" for f in numeric))}
+        slots = [keys.get(f.name if f.learned else "", 0) for f in schema.features]
         self.register_buffer("slots", torch.tensor(slots), persistent=False)
         self.units = Units(schema, lambda n: ((n - 1) / 2, max(n - 1, 1) / 4))  # labels spread from -2 to 2
         if numeric:

@@ -221,7 +221,8 @@ class Session:
     def rank_unseen(self) -> dict[str, float]:
         """Rank what has not arrived by the entropy of its prediction in nats, the least certain first.
 
-        Entropies of numbers are those of the model's codes, so that units do not matter.
+        Entropies of a table's numbers are those of the model's codes, so that units do not matter; without a codec they
+        are in the units of the schema.
         """
         schema, state = self.words.model.schema, self._open()
         rest = [i for i in range(len(schema)) if i not in set(self.reading.features)]

@@ -69,7 +69,7 @@ def fit(
     config: TrainConfig,
     *,
     validation: Rows | None = None,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
     devices: int = 1,
@@ -95,14 +95,17 @@ def fit(
         fresh: Whether the model starts at the rows' marginals; not so where it has learned something already.
 
     Raises:
-        InputError: Rows of another schema, a device that is not there, resuming without a directory, or a directory
-            with the checkpoints of a run that is not resumed.
+        InputError: No rows, rows of another schema, a device that is not there, resuming without a directory, or a
+            directory with the checkpoints of a run that is not resumed.
         CheckpointError: The checkpoint does not fit.
         TrainingError: The loss is not finite; the last good checkpoint is named.
     """
     for part in (rows, validation):
         if part is not None and part.schema != model.schema:
             raise InputError("The rows follow another schema than the model's.")
+        if part is not None and not len(part):
+            raise InputError("There are no rows to train on, or none to validate on.")
+    directory = None if directory is None else Path(directory)
     if resume and directory is None:
         raise InputError("Resuming needs the directory of the interrupted run.")
     if not resume and newest(directory) is not None:
@@ -137,7 +140,9 @@ def _launch(config: TrainConfig, device: str, devices: int, nodes: int) -> Fabri
 def _wants_bfloat16(config: TrainConfig, kind: str) -> bool:
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    return kind == "cuda" or (kind == "cpu" and bfloat16_is_fast())
+    if kind == "cuda":  # which emulates it before Ampere, slowly
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and bfloat16_is_fast()
 
 
 @contextmanager
@@ -205,6 +210,7 @@ class _Fitting:
         directory: Path | None,
         fabric: Fabric,
     ) -> None:
+        rows = rows.to("cpu")  # where batches are drawn
         self.model, self.rows, self.config, self.directory, self.fabric = model, rows, config, directory, fabric
         picked = generator(config.seed, "validation rows")
         self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
@@ -450,7 +456,8 @@ class _Fitting:
         if any(header["training"][n] != getattr(self.config, n) for n in LIMITS):
             counters["out_of_patience"] = False
         points = [Point(**p) for p in counters.pop("points")]
-        average = {n: t.to(self.model.device) for n, t in _below(tensors, "training.average.").items()}
+        kept = _below(tensors, "training.average.") if self.config.averaging is not None else {}
+        average = {n: t.to(self.model.device) for n, t in kept.items()}
         self.state = Run(**counters, points=points, best=_below(tensors, "best."), average=average)
 
 
