@@ -237,7 +237,7 @@ def test_models_of_images_need_images() -> None:
     with pytest.raises(InputError, match="pixels of one image"):
         PixelRNN(SCHEMA)
     with pytest.raises(InputError, match="pixels of one image"):
-        PixelRNN(Schema(tuple(Feature(f"t{t}", Binary(), (t,)) for t in range(3))))
+        PixelRNN(Schema(tuple(Feature(f"t{t}", Binary(), (float(t),)) for t in range(3))))
     grey = PixelRNN(image_schema(2, 2, Ordinal(3)), "cnn", 4, 1)
     assert abs(grey.log_prob(worlds(grey.schema).float()).exp().sum().item() - 1) < 1e-5
 
