@@ -235,6 +235,12 @@ def test_a_config_gives_defaults_that_words_override(
     assert len(run("sample", "-m", model, "--config", config, "--n", 1)[1].splitlines()) == 2
 
 
+def test_a_config_calls_options_as_the_command_does(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("json = true\ndata-dir = '.'\n")
+    printed = run("evaluate", "-m", model, "digits-binary", "--rows", 2, "--config", tmp_path / "c.toml")[1]
+    assert "nll_mean_over_orders" in json.loads(printed)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -300,7 +306,7 @@ def test_bad_arrays(refused: Callable[..., str], model: Path, tmp_path: Path) ->
     truncated.write_bytes(truncated.read_bytes()[:-30])
     assert "Cannot read" in refused("score", "-m", model, truncated)
     (tmp_path / "rows.csv").write_bytes(b"\xff\xfe\x00\x01")
-    assert "Cannot read" in refused("score", "-m", model, tmp_path / "rows.csv")
+    assert "is not UTF-8" in refused("score", "-m", model, tmp_path / "rows.csv")
 
 
 def test_unknown_names(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:

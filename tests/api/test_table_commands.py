@@ -98,6 +98,8 @@ def test_nothing_half_written_remains(table: TableModel, folder: Path, tmp_path:
         ("a;b\n1,5;x\n2;y\n", ["a", "b"]),
         ("a\tb\n1\tx\n", ["a", "b"]),
         ("1, x\n2, ?\n", ["x0", "x1"]),
+        ("\n \na,b\n\n1,x\n", ["a", "b"]),
+        ('"a;b;c",d\n1,2\n', ["a;b;c", "d"]),
     ],
 )
 def test_text_of_many_kinds(tmp_path: Path, text: str, columns: list[str]) -> None:
@@ -119,7 +121,7 @@ def test_chunks_have_the_size_that_was_asked_for(folder: Path) -> None:
         ("t.csv", b"", "Cannot read|no rows"),
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "Cannot read"),
-        ("t.csv", b"a,b\n\xff\xfe,2\n", "Cannot read"),
+        ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
         ("t.parquet", b"PAR1", "Cannot read"),
     ],
 )
@@ -198,6 +200,18 @@ def test_columns_that_seem_to_name_rows_are_spoken_of(tmp_path: Path, capsys: py
     table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
     said = capsys.readouterr().err
     assert [word in said for word in ("--id code", "--id n ", "--id x", "--id y")] == [True, True, False, False]
+
+
+def test_labels_that_are_nearly_numbers_are_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame(
+        {"comma": ["1,5", "2,5"] * 10, "dash": ["3"] * 19 + ["-"], "word": ["4", "b"] * 10, "tag": ["5", "-"] * 10}
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    chosen = {"validation": None, "layout": Layout(["tag"]), "numbers": []}
+    table_commands.fit(tmp_path / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is")[0] for line in said] == ["'comma'", "'dash'"]
+    assert [line.split("not ")[1] for line in said] == ["'1,5'.", "'-'."]
 
 
 def test_validation_rows_are_read_as_the_table_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deformer.data.chunks import Layout, read_all, read_chunks
+from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
 from deformer.errors import InputError
 
 
@@ -69,3 +69,15 @@ def test_a_column_that_names_rows_becomes_their_index(tmp_path: Path) -> None:
     assert [chunk.index[0] for chunk in read_chunks(path, 1, Layout(index="id"))][:2] == ["007", "seven"]
     frame.to_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(read_all(tmp_path / "t.parquet"), frame, check_dtype=False, check_index_type=False)
+
+
+def test_rows_named_by_several_columns_keep_their_names(tmp_path: Path) -> None:
+    index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["site", "day"])
+    frame = pd.DataFrame({"x": [0.5, 1.5]}, index)
+    for name in ("t.csv", "t.parquet"):
+        with ChunkWriter(tmp_path / name) as writer:
+            writer.write(frame)
+    assert list(read_all(tmp_path / "t.csv")) == ["site", "day", "x"]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame)
+    with pytest.raises(InputError, match="named by 'x'"), ChunkWriter(tmp_path / "u.csv") as writer:
+        writer.write(frame.set_index("x", drop=False))

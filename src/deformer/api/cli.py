@@ -38,17 +38,19 @@ def _read_config(context: Any, path: Path | None) -> Path | None:
         raise InputError(f"Cannot read {path}: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold names of options and their values.")
-    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
-    known = {str(p.name) for p in context.command.params} - {"config", "help"}
-    unknown = sorted(set(settings) - known)
+    settings = {str(key).replace("_", "-"): value for key, value in settings.items()}
+    known = {max(p.opts, key=len).lstrip("-"): str(p.name) for p in context.command.params}
+    del known["config"]
+    unknown = sorted(set(settings) - set(known))
     if unknown:
         raise InputError(f"{path} sets {unknown[0]!r}; this command knows {', '.join(sorted(known))}.")
-    context.default_map = {**(context.default_map or {}), **settings}
+    given = {known[name]: value for name, value in settings.items()}
+    context.default_map = {**(context.default_map or {}), **given}
     return path
 
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="A file that `deformer train` wrote, or the name of a model that ships.")
+    str, typer.Option("--model", "-m", help="A file that `deformer fit` or `train` wrote, or a model that ships.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=2**63 - 1)]
 On = Annotated[Device, typer.Option(help="Where to compute.")]
@@ -60,7 +62,7 @@ Config = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie, before DEFORMER_DATA and the user's cache.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write. None: CSV on standard output.")]
-Input = Annotated[str, typer.Argument(help="A .csv, .npy, .npz or .parquet, or the name of a source.")]
+Input = Annotated[str, typer.Argument(help="A .csv, .tsv, .npy, .npz or .parquet, or the name of a source.")]
 Part = Annotated[str, typer.Option(help="Of a source that is split: train, validation or test.")]
 Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
 Engine = Annotated[str, typer.Option(help="Of a folder of Parquet files: local, or ray for many workers.")]
@@ -316,7 +318,7 @@ def explain(
     """Say how much each value of each row surprises, in nats, and what was expected in its place."""
     from deformer.api import table_commands
 
-    table_commands.explanations(table_commands.open_table(Path(model), device.value), table, output, orders)
+    table_commands.explanations(table_commands.open_table(model, device.value), table, output, orders)
 
 
 @app.command()
@@ -332,7 +334,7 @@ def conditional(
     """Give the distribution of a column in each row, given the row's other values."""
     from deformer.api import table_commands
 
-    table_commands.conditional(table_commands.open_table(Path(model), device.value), table, output, target, quantile)
+    table_commands.conditional(table_commands.open_table(model, device.value), table, output, target, quantile)
 
 
 @app.command()

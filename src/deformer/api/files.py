@@ -4,6 +4,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from deformer.api.pretrained import SHIPPED, shipped_path
-from deformer.data.chunks import write_out
+from deformer.data.chunks import NO_PYARROW, write_out
 from deformer.data.schema import Categorical, Continuous, Domain, Schema
 from deformer.data.sources import load_source
 from deformer.data.table import Rows
@@ -61,12 +62,14 @@ def check_output(path: Path | None, suffixes: Sequence[str]) -> None:
     """Find out before any work whether a result can be written.
 
     Raises:
-        InputError: An unknown suffix, or a folder that is missing or takes no files.
+        InputError: An unknown suffix, a folder that is missing or takes no files, or Parquet without pyarrow.
     """
     if path is None:
         return
     if path.suffix not in suffixes:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}.")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(NO_PYARROW)
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}.")
     if path.is_dir():

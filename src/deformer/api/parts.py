@@ -50,7 +50,7 @@ class Job:
     seed: int = 0
 
     def open(self) -> TableModel:
-        return table_commands.open_table(Path(self.model), self.device)
+        return table_commands.open_table(self.model, self.device)
 
     def do(self, table: TableModel, part: Part) -> None:
         """Write the result of a part; it appears when all of it is there."""

@@ -1,5 +1,6 @@
 """What the command line does with table models: a chunk of a file at a time, from frame to frame."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ import torch
 
 from deformer.api import tables
 from deformer.api.explanations import explain
-from deformer.api.files import check_output, is_table
+from deformer.api.files import check_output, is_table, model_path
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
 from deformer.data.frames import make_codec
@@ -21,6 +22,7 @@ from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
 
 ROWS_PER_CHUNK = 20_000
+MOSTLY = 0.9  # of a column's cells
 WRITTEN = (".csv", ".parquet")
 
 
@@ -46,8 +48,14 @@ def fit(
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
         )
-    for name in filter(lambda name: _names_rows(frame[name]), frame):
-        print(f"Every value of {name!r} differs; if it names rows, --id {name} leaves it out.", file=sys.stderr)
+    for name in frame:
+        if _names_rows(frame[name]):
+            print(
+                f"Every value of {name!r} differs; if it names rows, --id {shlex.quote(name)} leaves it out.",
+                file=sys.stderr,
+            )
+        if name not in layout.labels and (odd := _beside_numbers(frame[name])) is not None:
+            print(f"{name!r} is taken for labels: most of it would be numbers, but not {odd!r}.", file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
     held_out = None
     if validation is not None:  # dates that one bad cell made labels here are labels there too
@@ -73,15 +81,27 @@ def _names_rows(series: "pd.Series[Any]") -> bool:
     return bool(pd.api.types.is_string_dtype(series) and series.is_unique)
 
 
-def open_table(path: Path, device: str) -> TableModel:
+def _beside_numbers(series: "pd.Series[Any]") -> str | None:
+    """Give a cell of text that is no number where nearly all others are; decimal commas are none."""
+    known = series.dropna()
+    if not len(known) or not pd.api.types.is_string_dtype(known):
+        return None
+    cells = known.astype(str)
+    if pd.to_numeric(cells.str.replace(",", ".", n=1), errors="coerce").notna().mean() < MOSTLY:
+        return None
+    odd = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    return str(odd.iloc[0]) if len(odd) else None
+
+
+def open_table(model: str, device: str) -> TableModel:
     """Load a table model onto a device, ready to answer."""
     keep_memory()
-    return load_table(path, device)
+    return load_table(model_path(model), device)
 
 
 def open_if_table(model: str, device: str) -> TableModel | None:
     """Load a table model; None where another kind of model is named."""
-    return open_table(Path(model), device) if is_table(model) else None
+    return open_table(model, device) if is_table(model) else None
 
 
 def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import os
+import re
 import sys
 import uuid
 from collections import Counter
@@ -21,6 +22,7 @@ from deformer.errors import InputError
 MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
 TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
+NO_PYARROW = "Parquet needs pyarrow: pip install 'deformer[parquet]'."
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[
                 yield chunk.set_index(layout.index) if layout.index in chunk else chunk
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; convert it first, for example by iconv.") from error
     except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
         raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
     if empty:
@@ -103,9 +107,10 @@ def _text_file(path: Path, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame
 def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame]:
     """Read text as `read_chunks` does, from an open file that can be rewound."""
     lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
-    line = next(lines, "")
-    separator = max(",;\t", key=line.count)
-    records = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
+    line = next(filter(str.strip, lines), "")
+    separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
+    reader = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
+    records = filter(None, reader)  # pandas skips blank lines as well
     first, second = next(records, []), next(records, [])
     file.seek(0)
     if any(second[len(first) :]):  # pandas would drop what has no name
@@ -140,7 +145,7 @@ def _open_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("Parquet needs pyarrow: pip install 'deformer[parquet]'.") from error
+        raise InputError(NO_PYARROW) from error
     return pyarrow.parquet.ParquetFile(path)
 
 
@@ -190,11 +195,11 @@ class ChunkWriter:
             InputError: The file cannot be written, a chunk's types are not those of the first, or the index and a
                 column have one name.
         """
-        named = chunk.index.name is not None
-        if chunk.index.name in chunk:
-            raise InputError(
-                f"Rows are named by {chunk.index.name!r}, which is also a column of this result; rename it."
-            )
+        names = [name for name in chunk.index.names if name is not None]
+        named = bool(names)
+        for name in names:
+            if name in chunk:
+                raise InputError(f"Rows are named by {name!r}, which is also a column of this result; rename it.")
         if self.temporary is None or self.path is None:
             write_out(chunk.to_csv(header=self.first, index=named))
         else:

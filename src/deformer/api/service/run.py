@@ -24,7 +24,7 @@ KEEP_ALIVE = 75
 
 def open_engine(model: str, device: str, ordinary: Path | None = None, rate: float = 0.01) -> Engine:
     """Load a model of a table, or any other, and calibrate its alarms on ordinary rows if there are any."""
-    table = open_table(Path(model), device) if is_table(model) else TableModel.of(open_model(model, device))
+    table = open_table(model, device) if is_table(model) else TableModel.of(open_model(model, device))
     alarms = None if ordinary is None else tables.alarms(table, read_all(ordinary, table.codec.layout), rate)
     return Engine(table, Path(model).stem, alarms)
 
