@@ -2,6 +2,8 @@
 
 Writes table1.json, table1.md, figure2.png, figure3.png, figure4.png and figures.json to results/paper. Scores are kept
 order by order in the folder of --keep, so that an interrupted run goes on. Random subsets carry standard errors.
+With --bfloat16 products are rounded in scoring, as they are in training: twice as fast where the processor has units
+for it, and a density all the same, since every conditional still sums to 1. What that changes is measured beside it.
 """
 
 import argparse
@@ -37,7 +39,9 @@ PUBLISHED = (
 )
 
 
-def score(model: DEformer, rows: Rows, n_orders: int, seed: int, keep: Path | None, name: str) -> NLL:
+def score(
+    model: DEformer, rows: Rows, n_orders: int, seed: int, keep: Path | None, name: str, bfloat16: bool = False
+) -> NLL:
     """Score rows under several random orders, each kept in a file as soon as it is there."""
     lines = []
     for order in range(n_orders):
@@ -45,11 +49,19 @@ def score(model: DEformer, rows: Rows, n_orders: int, seed: int, keep: Path | No
         if path is not None and path.exists():
             lines.append(torch.from_numpy(np.load(path)))
             continue
-        lines.append(-log_prob(model, rows, generator=generator(seed, name, order)).double())
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            lines.append(-log_prob(model, rows, generator=generator(seed, name, order)).double())
         print(f"{name}, order {order}: {lines[-1].mean():.3f}", flush=True)
         if path is not None:
             np.save(path, lines[-1].numpy())
     return NLL(torch.stack(lines))
+
+
+def rounding(model: DEformer, rows: Rows, seed: int) -> dict[str, float]:
+    """Say how much lower rows score with products in bfloat16 than without, each under one order."""
+    exact, rounded = (score(model, rows, 1, seed, None, "rounding", b).per_order[0] for b in (False, True))
+    less = exact - rounded
+    return {"rows": len(rows), "mean": less.mean().item(), "error": (less.std() / math.sqrt(len(rows))).item()}
 
 
 def named(scores: NLL) -> dict[str, Any]:
@@ -79,14 +91,16 @@ def table_1(test: NLL, many: NLL) -> str:
     return "\n".join(["| model | test NLL (nats) | source |", "|---|---|---|", *body, ""])
 
 
-def figure_2(model: DEformer, test: Rows, n_orders: int, seed: int, n: int = 50) -> tuple[bytes, dict[str, Any]]:
+def figure_2(
+    model: DEformer, test: Rows, n_orders: int, seed: int, bfloat16: bool, n: int = 50
+) -> tuple[bytes, dict[str, Any]]:
     """Show test images above samples, each sorted by its mean NLL over orders."""
     real = subset(test, n, generator(seed, "figure 2"))
     drawn = as_rows(sample(model, n, generator=generator(seed, "samples")), test.schema)
     groups = {"test images": real, "samples": drawn}
     images, titles, ranges = [], [], {}
     for name, rows in groups.items():
-        nats = score(model, rows, n_orders, seed, None, name).per_order.mean(0)
+        nats = score(model, rows, n_orders, seed, None, name, bfloat16).per_order.mean(0)
         ranked = nats.argsort()
         images.append(rows.values[ranked].float())
         titles += [f"{v:.1f}" for v in nats[ranked].tolist()]
@@ -115,7 +129,7 @@ def _auroc_error(auroc: float, n: int, m: int) -> float:
 
 def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Make the table and all figures."""
-    model, seed, keep = open_model(chosen.model, "cpu"), chosen.seed, chosen.keep
+    model, seed, keep, bfloat16 = open_model(chosen.model, "cpu"), chosen.seed, chosen.keep, chosen.bfloat16
     for needed in (folder, *([] if keep is None else [keep])):
         needed.mkdir(parents=True, exist_ok=True)
     test = load_source("mnist-binarized").test
@@ -123,10 +137,10 @@ def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     test_rows = subset(test, chosen.rows, generator(seed, "test rows"))
     few = subset(test, min(chosen.few, len(test_rows)), generator(seed, "few rows"))
     letters = subset(load_source("notmnist").train, chosen.rows, generator(seed, "letters"))
-    scores = score(model, test_rows, chosen.orders, seed, keep, "test")
-    many = score(model, few, chosen.many, seed, keep, "few")
-    strange = score(model, letters, chosen.letter_orders, seed, keep, "letters")
-    sheet, ranges = figure_2(model, test, chosen.orders, seed)
+    scores = score(model, test_rows, chosen.orders, seed, keep, "test", bfloat16)
+    many = score(model, few, chosen.many, seed, keep, "few", bfloat16)
+    strange = score(model, letters, chosen.letter_orders, seed, keep, "letters", bfloat16)
+    sheet, ranges = figure_2(model, test, chosen.orders, seed, bfloat16)
     comparable = scores.per_order[: chosen.letter_orders].mean(0)
     histogram, separation = figure_4(comparable, strange.per_order.mean(0))
     (folder / "table1.md").write_text(table_1(scores, many))
@@ -137,6 +151,7 @@ def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         **{"test": named(scores), "many_orders": named(many), "figure_2": ranges},
         **{"figure_4": {**separation, "orders": chosen.letter_orders, "notmnist": named(strange)}},
+        **{"bfloat16": bfloat16, "float32_minus_bfloat16": rounding(model, few[:500], seed) if bfloat16 else None},
         **{"seed": seed, "model": notes, "machine": circumstances()},
     }
 
@@ -149,6 +164,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=1000, help="random test rows for the ensemble of many orders")
     parser.add_argument("--many", type=int, default=64, help="how many orders that ensemble has")
     parser.add_argument("--letter-orders", type=int, default=2, help="orders for the histograms of figure 4")
+    parser.add_argument("--bfloat16", action="store_true", help="round products in scoring")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for scores of finished orders")
     parser.add_argument("--output", type=Path, default=RESULTS / "paper")

@@ -17,7 +17,7 @@ from deformer.nn.model import DEformer
 Names = Sequence[str]
 
 # Tokens of one batch where nothing needs a gradient: enough to fill two cores, little enough for their caches.
-TOKENS_PER_BATCH = 12_000
+TOKENS_PER_BATCH = 6_000
 
 
 @torch.no_grad()
