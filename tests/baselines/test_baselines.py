@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.models import SCHEMAS, worlds
 
+from deformer.baselines.any_order import known_sets
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
 from deformer.baselines.masked import MaskedTransformer
@@ -23,6 +24,7 @@ SCHEMA = SCHEMAS["labels"]  # 8 features of 2 to 4 labels
 IMAGE = image_schema(2, 4, Binary())
 MODELS = {
     "deep_nade": lambda: DeepNADE(SCHEMA, (16, 16)),
+    "deep_nade_binary": lambda: DeepNADE(IMAGE, (16, 16)),
     "nade": lambda: NADE(SCHEMA, 16),
     "masked": lambda: MaskedTransformer(SCHEMA, ModelConfig(d_model=16, n_layers=2)),
     "masked_image": lambda: MaskedTransformer(IMAGE, ModelConfig(d_model=16, n_layers=1)),  # with neighbours
@@ -39,6 +41,19 @@ def random_model(name: str) -> Baseline:
     for p in model.parameters():
         p.data.add_(0.3 * torch.randn(p.shape, generator=generator(1), dtype=torch.float64))
     return model
+
+
+def test_sets_of_known_features_have_every_size_alike_and_no_favourites() -> None:
+    n, d = 40_000, 4
+    sets = known_sets(n, d, generator(0))
+    of_size = torch.bincount(sets.sum(1), minlength=d + 1)
+    by_chance = 5 * math.sqrt(n / d)
+    assert of_size[d] == 0
+    assert (of_size[:d] - n / d).abs().max() < by_chance
+    pairs = sets[sets.sum(1) == 2].long() @ 2 ** torch.arange(d)
+    counts = pairs.bincount()
+    assert (counts > 0).sum() == 6
+    assert (counts[counts > 0] - n / d / 6).abs().max() < 5 * math.sqrt(n / d / 6)
 
 
 @EVERY

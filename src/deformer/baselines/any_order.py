@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deformer.baselines.baseline import Baseline, Batch
@@ -14,6 +14,19 @@ from deformer.data.table import as_rows
 from deformer.nn.heads import Conditionals
 
 LOOKS = 4  # draws of what is known, for each validation row
+
+
+def known_sets(n: int, d: int, draws: torch.Generator) -> Bool[Tensor, "n d"]:
+    """Draw n sets of known features: of every size below d with equal probability, of one size all alike.
+
+    Features that are each known with one probability, itself uniform, give all sizes up to d the same chance, without a
+    permutation; only sets of all features are drawn again.
+    """
+    known = torch.ones(n, d, dtype=torch.bool)
+    while (whole := known.all(1)).any():
+        again = int(whole.sum())
+        known[whole] = torch.rand(again, d, generator=draws) < torch.rand(again, 1, generator=draws)
+    return known
 
 
 class AnyOrderBaseline(Baseline):
@@ -35,13 +48,12 @@ class AnyOrderBaseline(Baseline):
     def estimate(self, x: Batch, draws: torch.Generator) -> Float[Tensor, "batch"]:
         """Estimate the mean over orders of ln p(row) by one network run a row, where scoring one order takes D.
 
-        All features behind a random place of an order are predicted; D / (D - c) makes their mean unbiased.
+        All features outside of a random set of c known ones are predicted; D / (D - c) makes their mean unbiased.
         """
         n, d = x.shape
-        n_known = torch.randint(d, (n, 1), generator=draws)
-        known = (self.orders(n, draws) < n_known).to(x.dtype)  # places are as random as orders are
+        known = known_sets(n, d, draws).to(x.dtype)
         terms = self.conditionals(x, known).log_prob(x) * (1 - known)
-        return terms.sum(-1) * d / (d - n_known[:, 0])
+        return terms.sum(-1) * d / (1 - known).sum(-1)
 
     @torch.no_grad()
     def look(self, x: Batch, draws: torch.Generator) -> float:

@@ -44,21 +44,28 @@ class Labels(nn.Module):
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("label", label, persistent=False)
         self.register_buffer("alone", torch.tensor(widths)[owner] == 1, persistent=False)
+        self.all_binary = most == 2 and self.n == len(counts)
 
     def encode(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch inputs"]:
         """Give 0 or 1 for each input: whether its feature has its label; of binary features their value."""
+        if self.all_binary:
+            return x
         own = x[:, self.owner]
         return torch.where(self.alone, own, (own == self.label).to(x.dtype))
 
     def spread(self, mask: Float[Tensor, "batch features"]) -> Float[Tensor, "batch inputs"]:
         """Give each input its feature's number."""
-        return mask[:, self.owner]
+        return mask if self.all_binary else mask[:, self.owner]
 
     def conditionals(
         self, logits: Float[Tensor, "batch inputs"], asked: Int[Tensor, "batch n"] | None = None
     ) -> Conditionals:
         """Read outputs as the log-weights of some features' labels; of all features if none are named."""
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        if self.all_binary:
+            own = logits if asked is None else logits.gather(1, asked)
+            packed = Packed(families.Bernoulli(), own.reshape(-1, 1), None, None, None)
+            return Conditionals((packed,), (own.shape[0], own.shape[1]))
         ends = logits.new_tensor([0.0, -torch.inf]).expand(len(logits), 2)
         whole = torch.cat([logits, ends], 1)
         if asked is None:
