@@ -477,6 +477,10 @@ def test_columns_may_be_called_by_numbers() -> None:
     np.testing.assert_allclose(density.predict_proba(frame, 7), density.conditional(frame, 7))
     assert list(density.sample(2).columns) == [0, 7]
     assert list(density.sample_remaining_columns(frame[[0]]).columns) == [0, 7]
+    explanation = density.explain(frame)
+    assert list(explanation.share.columns) == list(explanation.values.columns) == [0, 7]
+    _, spread = DEformerImputer(**TINY).fit(frame).transform(frame, return_std=True)
+    assert list(spread.columns) == [0]
 
 
 def test_draws_repeat_where_there_is_a_seed(density: DEformerDensity) -> None:

@@ -270,7 +270,7 @@ class DEformerDensity(_TableEstimator):
     def explain(self, X: Any, n_orders: int = 8) -> Explanation:
         """Say how much each value of each row surprises, and what was expected in its place."""
         X = self._checked(X)
-        return explain(self.table_, X, n_orders)
+        return explain(self.table_, X, n_orders).renamed(self._own_names)
 
     def session(self, alarms: Alarms | None = None) -> Session:
         """Begin a row whose values arrive one by one, in any order."""
@@ -367,7 +367,8 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         codec = self.table_.codec
         numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if has_order(c)]
         spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
-        return pd.DataFrame(spreads, codec.frame_of(X).index, numeric, np.float64)
+        spread = pd.DataFrame(spreads, codec.frame_of(X).index, numeric, np.float64)
+        return spread.rename(columns=self._own_names)
 
     def _fill(self, X: Any, seed: int) -> Any:
         if self.strategy == "sample":

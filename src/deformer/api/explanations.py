@@ -1,7 +1,7 @@
 """Explanations: which values of a row surprise, by how many nats, and what was expected in their place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,10 @@ class Explanation:
     surprise: pd.DataFrame
     share: pd.DataFrame
     expected: pd.DataFrame
+
+    def renamed(self, names: Mapping[str, Hashable]) -> "Explanation":
+        """Call columns as the user does, who may have numbers for names."""
+        return Explanation(*(getattr(self, f.name).rename(columns=names) for f in fields(self)))
 
     def row(self, at: int) -> pd.DataFrame:
         """Give one row's columns, the most surprising first."""
