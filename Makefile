@@ -7,7 +7,7 @@ export DEFORMER_DATA
 # Processes of pytest, on one thread each.
 JOBS ?= 2
 
-.PHONY: setup quickstart mnist test
+.PHONY: setup quickstart mnist test docs
 
 setup:
 	scripts/setup.sh
@@ -24,3 +24,8 @@ test: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy src
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+
+# The pages of docs and a reference of the library, as a site in site/.
+docs: setup
+	$(VENV)/bin/python -m pip install --quiet -e '.[docs]'
+	$(VENV)/bin/mkdocs build

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import deformer
+
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/networks.md", "docs/streaming.md", "docs/tables.md")  # docs/service.md needs a server
 
@@ -15,3 +17,8 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert blocks
     monkeypatch.chdir(tmp_path)
     exec(re.sub(r"minutes=[\d.]+", "minutes=0.01", "\n".join(blocks)), {})
+
+
+def test_the_reference_has_every_public_name() -> None:
+    named = re.findall(r"^::: deformer\.(\w+)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE)
+    assert sorted(["__version__", *named]) == sorted(deformer.__all__)

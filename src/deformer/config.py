@@ -269,7 +269,7 @@ def from_json(kind: type[Config], text: str) -> Config:
     Raises:
         InputError: Unknown fields, or values out of range.
 
-    Example:
+    Examples:
         >>> from_json(ModelConfig, to_json(ModelConfig(d_model=64))).d_model
         64
     """

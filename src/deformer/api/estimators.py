@@ -62,27 +62,7 @@ class Choices(TypedDict, total=False):
 
 
 class _TableEstimator(BaseEstimator):  # type: ignore[misc]
-    """What all estimators of tables share: how they learn.
-
-    Args:
-        minutes: Of training at most; on a CPU few make the network smaller. None: 3, unless epochs or steps are given.
-        epochs: Passes over the rows at most. None: 300.
-        steps: Optimiser steps at most. None: no such limit.
-        kinds: What some columns are, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
-            `deformer.data.columns`. None: what their values look like.
-        network, training: Changes to the network and the training that the table's size and the time would choose, by
-            the names of `ModelConfig` and `TrainConfig`.
-        device: "auto", "cpu" or "cuda".
-        random_state: Seed of all that is drawn, in learning and in use. Fits that `steps` or `epochs` end are alike;
-            what `minutes` suffice for depends on the machine as well.
-        progress: Whether a bar on standard error shows the validation NLL in nats; else `fit` is silent.
-
-    Attributes:
-        table_: The network and the codes of its columns.
-        history_: How training went.
-
-    Ctrl-C in `fit` ends the training and raises KeyboardInterrupt; the estimator keeps the best weights so far.
-    """
+    """What all estimators of tables share: how they learn; their arguments stand at `DEformerDensity`."""
 
     _kept: ClassVar[tuple[str, ...]] = ()  # what `save` keeps beside the model
     _discrete: ClassVar[bool] = True  # whether numbers of which there are few become labels with an order
@@ -186,7 +166,26 @@ class DEformerDensity(_TableEstimator):
 
     Every score is in nats and higher is more normal.
 
-    Example:
+    Args:
+        minutes: Of training at most; on a CPU few make the network smaller. None: 3, unless epochs or steps are given.
+        epochs: Passes over the rows at most. None: 300.
+        steps: Optimiser steps at most. None: no such limit.
+        kinds: What some columns are, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
+            `deformer.data.columns`. None: what their values look like.
+        network, training: Changes to the network and the training that the table's size and the time would choose, by
+            the names of `ModelConfig` and `TrainConfig`.
+        device: "auto", "cpu" or "cuda".
+        random_state: Seed of all that is drawn, in learning and in use. Fits that `steps` or `epochs` end are alike;
+            what `minutes` suffice for depends on the machine as well.
+        progress: Whether a bar on standard error shows the validation NLL in nats; else `fit` is silent.
+
+    Attributes:
+        table_: The network and the codes of its columns.
+        history_: How training went.
+
+    Ctrl-C in `fit` ends the training and raises KeyboardInterrupt; the estimator keeps the best weights so far.
+
+    Examples:
         >>> table = pd.DataFrame({"a": [0, 1] * 50, "b": [0, 1] * 50})
         >>> density = DEformerDensity(steps=20, random_state=0).fit(table)
         >>> density.score_samples(table).shape

@@ -36,7 +36,7 @@ class DEformerStream:
         seed: Of all that is drawn.
         network, training: Changes to what the size of the warm-up and the time would choose.
 
-    Example:
+    Examples:
         >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 100})
         >>> for i in range(60):
         ...     _ = stream.learn_one({"a": i % 2, "b": i % 2})

@@ -30,7 +30,7 @@ def pretrained(name: str) -> DEformer:
     Raises:
         InputError: No model of this name ships.
 
-    Example:
+    Examples:
         >>> len(pretrained("mnist-binarized").schema)
         784
     """

@@ -12,7 +12,7 @@ from deformer.nn.heads import Head
 class Independent:
     """p(row) = prod_i p(x_i), fitted by counting.
 
-    Example:
+    Examples:
         >>> from deformer import Binary, as_rows, table_schema
         >>> rows = as_rows([[0, 1], [1, 1], [0, 1]], table_schema([Binary(), Binary()]))
         >>> Independent(rows).log_prob(rows).exp()

@@ -44,7 +44,7 @@ class MADE(Baseline):
     References:
         MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
 
-    Example:
+    Examples:
         >>> from deformer import Binary, table_schema
         >>> model = MADE(table_schema([Binary()] * 3), hidden=(8,), n_masks=2)
         >>> model.sample(5, generator(0)).shape

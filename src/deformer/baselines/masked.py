@@ -23,7 +23,7 @@ class MaskedTransformer(AnyOrderBaseline):
     Args:
         config: The shape of the network; its wiring does not matter.
 
-    Example:
+    Examples:
         >>> from deformer import Binary, table_schema
         >>> model = MaskedTransformer(table_schema([Binary()] * 3), ModelConfig(d_model=8, n_heads=1))
         >>> model.log_prob([[0, 1, 1]], torch.tensor([2, 0, 1])).shape

@@ -25,7 +25,7 @@ class DeepNADE(AnyOrderBaseline):
     References:
         A Deep and Tractable Density Estimator (Uria, Murray, Larochelle, 2014), https://arxiv.org/abs/1310.1757
 
-    Example:
+    Examples:
         >>> from deformer import Binary, table_schema
         >>> model = DeepNADE(table_schema([Binary()] * 3), hidden=(8,))
         >>> model.log_prob([[0, 1, 1]], torch.tensor([2, 0, 1])).shape
@@ -61,7 +61,7 @@ class NADE(RasterBaseline):
     References:
         The Neural Autoregressive Distribution Estimator (Larochelle & Murray, 2011)
 
-    Example:
+    Examples:
         >>> from deformer import Binary, table_schema
         >>> NADE(table_schema([Binary()] * 3), 8).log_prob([[0, 1, 1]]).shape
         torch.Size([1])

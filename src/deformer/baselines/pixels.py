@@ -142,7 +142,7 @@ class PixelRNN(RasterBaseline):
     References:
         Pixel Recurrent Neural Networks (van den Oord et al., 2016), https://arxiv.org/abs/1601.06759
 
-    Example:
+    Examples:
         >>> from deformer import Binary, image_schema
         >>> PixelRNN(image_schema(3, 3, Binary()), "cnn", 4, 1).log_prob(torch.zeros(2, 9)).shape
         torch.Size([2])

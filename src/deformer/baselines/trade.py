@@ -24,7 +24,7 @@ class TraDE(RasterBaseline):
     References:
         TraDE: Transformers for Density Estimation (Fakoor et al., 2020), https://arxiv.org/abs/2004.02441
 
-    Example:
+    Examples:
         >>> from deformer import Binary, Continuous, table_schema
         >>> TraDE(table_schema([Binary(), Continuous()]), 8, 1, 2, 16).log_prob([[0, 0.5]]).shape
         torch.Size([1])

@@ -35,7 +35,7 @@ class Levels:
     Another number, met only in use, takes the code of the nearest level and, by `log_base`, a share of the one cell in
     `n_cells` + 1 that is expected off the levels, less the farther off it lies.
 
-    Example:
+    Examples:
         >>> Levels((0.0, 1.0, 10.0), 99).encode(np.array([10.0, np.nan, 2.0]))[0]
         array([ 2., nan,  1.])
     """
@@ -172,7 +172,7 @@ class Plain:
     Raises:
         InputError: On encoding a value outside the domain.
 
-    Example:
+    Examples:
         >>> Plain(Ordinal(3)).encode(np.array([2.0, np.nan]))[0]
         array([ 2., nan])
     """

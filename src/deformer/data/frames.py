@@ -259,7 +259,7 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, leve
     Raises:
         InputError: Not a table, no rows, an unknown column or kind, or infinite numbers.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({"age": [31.0, 29.5, 40.5], "job": ["nurse", "clerk", None]})
         >>> make_codec(table).describe()["coded as"].tolist()
         ['numbers', 'labels']

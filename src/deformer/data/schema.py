@@ -102,7 +102,7 @@ class Feature:
 class Schema:
     """The features of a row, in column order.
 
-    Example:
+    Examples:
         >>> schema = Schema((Feature("colour", Categorical(3)), Feature("weight", Continuous(70.0, 10.0))))
         >>> Schema.from_json(schema.to_json()) == schema
         True
@@ -217,7 +217,7 @@ def table_schema(domains: Sequence[Domain], names: Sequence[str] | None = None) 
 def image_schema(height: int, width: int, domain: Domain, channels: int = 1) -> Schema:
     """Describe an image: a feature's identity is its (row, column), and (channel) where there are several.
 
-    Example:
+    Examples:
         >>> image_schema(28, 28, Binary()).names[-1]
         'r27c27'
     """

@@ -9,7 +9,7 @@ import torch
 def generator(seed: int, *counters: int | str) -> torch.Generator:
     """Make the generator that belongs to a seed and a path of counters.
 
-    Example:
+    Examples:
         >>> a, b = generator(0, "orders", 7), generator(0, "orders", 7)
         >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
         True

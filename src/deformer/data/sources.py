@@ -63,7 +63,7 @@ def load_source(
         InputError: An unknown name, or a table that cannot be read.
         SourceError: The data set is nowhere to be found; the message says which file to put where.
 
-    Example:
+    Examples:
         >>> load_source("digits").train.values.shape
         torch.Size([1438, 64])
     """

@@ -60,7 +60,7 @@ def as_rows(values: Any, schema: Schema, *, observed: Any = None) -> Rows:
     Raises:
         InputError: Wrong shape, no rows, not numbers, or a value outside its feature's domain.
 
-    Example:
+    Examples:
         >>> from deformer.data.schema import Binary, table_schema
         >>> as_rows([[1.0, float("nan")]], table_schema([Binary(), Binary()])).observed
         tensor([[ True, False]])

@@ -29,7 +29,7 @@ class DEformer(nn.Module):
         The DEformer: An Order-Agnostic Distribution Estimating Transformer (Alcorn & Nguyen, 2021),
         https://arxiv.org/abs/2106.06989
 
-    Example:
+    Examples:
         >>> from deformer.data.schema import Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
         >>> state = model.start().observe(torch.tensor([[0, 3]]), torch.tensor([[1.0, 0.0]]))

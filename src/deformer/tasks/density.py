@@ -48,7 +48,7 @@ def log_prob_terms(
     Raises:
         InputError: Bad values, names or orders.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
         >>> log_prob_terms(model, torch.zeros(1, 4), given=["r0c0"], generator=torch.Generator())
@@ -177,7 +177,7 @@ def _standard_error(per_row: Tensor) -> float:
 def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Generator) -> NLL:
     """Score rows under several random orders each.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
         >>> round(nll(model, torch.zeros(3, 4), generator=torch.Generator()).mean, 4)

@@ -37,7 +37,7 @@ def impute(
     Raises:
         InputError: Bad values, strategy or number.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
         >>> rows = torch.tensor([[1.0, float("nan"), 0.0, 1.0]])

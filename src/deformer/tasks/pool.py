@@ -42,7 +42,7 @@ class SessionPool:
         alarms: Thresholds by `calibrate`. None: no alarms.
         memory: Bytes for states; at least one state is kept.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> pool = SessionPool(DEformer(image_schema(2, 2, Binary())))
         >>> pool.open("first"), pool.open("second")

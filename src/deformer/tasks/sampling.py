@@ -34,7 +34,7 @@ def sample(
     Raises:
         InputError: Bad evidence, orders or temperature.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
         >>> sample(model, 2, generator=torch.Generator().manual_seed(0)).shape

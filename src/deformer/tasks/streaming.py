@@ -168,7 +168,7 @@ class Session:
         codec: How a table's values are coded. None: values are the schema's own.
         alarms: Thresholds by `calibrate`. None: no alarms.
 
-    Example:
+    Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> session = Session(DEformer(image_schema(2, 2, Binary())))
         >>> round(session.observe("r1c1", 1).nats, 4)
