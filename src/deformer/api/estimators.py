@@ -172,8 +172,8 @@ class DEformerDensity(_TableEstimator):
         steps: Optimiser steps at most. None: no such limit.
         kinds: What some columns are, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
             `deformer.data.columns`. None: what their values look like.
-        network, training: Changes to the network and the training that the table's size and the time would choose, by
-            the names of `ModelConfig` and `TrainConfig`.
+        network: Changes to the network that the table's size and the time would choose, by the names of `ModelConfig`.
+        training: Changes to its training, by the names of `TrainConfig`.
         device: "auto", "cpu" or "cuda".
         random_state: Seed of all that is drawn, in learning and in use. Fits that `steps` or `epochs` end are alike;
             what `minutes` suffice for depends on the machine as well.

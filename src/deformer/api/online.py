@@ -34,7 +34,8 @@ class DEformerStream:
         minutes: Of the first training at most; few make the network smaller.
         n_orders: Orders under which a row is scored.
         seed: Of all that is drawn.
-        network, training: Changes to what the size of the warm-up and the time would choose.
+        network: Changes to the network that the size of the warm-up and the time would choose.
+        training: Changes to its training.
 
     Examples:
         >>> stream = DEformerStream(warm_up=50, update_every=None, training={"steps": 100})

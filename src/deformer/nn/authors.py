@@ -27,7 +27,8 @@ def from_authors_state_dict(state_dict: Mapping[str, Tensor], height: int, width
     Args:
         state_dict: Tensors named `pos_mlp.layerK.*`, `pix_mlp.layerK.*`, `transformer.layers.K.*` and
             `pixel_classifier.*`; a `mask` buffer is ignored. Sizes are read from the shapes.
-        height, width: Of the images.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
         n_heads: Attention heads, which no shape tells; the paper has 8.
 
     Raises:
