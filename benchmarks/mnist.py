@@ -173,11 +173,14 @@ def ship(directory: Path, folder: Path = WEIGHTS) -> None:
 
 def curve(directory: Path) -> None:
     """Write the validation scores of a training as a table and a plot."""
-    with (directory / "metrics.csv").open(newline="") as file:
-        points = [line for line in csv.DictReader(file) if line["validation_nll"]]
-    minutes, nats = ([float(p[column]) for p in points] for column in ("minutes", "validation_nll"))
-    (RESULTS / "mnist_curve.csv").write_bytes((directory / "metrics.csv").read_bytes())
-    picture = plots.curve({"held-out images, mean over orders": (minutes, nats)}, "minutes on two cores", "NLL (nats)")
+    unpack(directory)
+    points = [p for p in read_header(checkpoint_in(directory))["run"]["points"] if p["validation_nll"] is not None]
+    with (RESULTS / "mnist_curve.csv").open("w", newline="") as file:
+        lines = csv.DictWriter(file, list(points[0]), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(points)
+    minutes, nats = ([p[what] for p in points] for what in ("minutes", "validation_nll"))
+    picture = plots.curve({"held-out images, mean over orders": (minutes, nats)}, "minutes", "NLL (nats)")
     (RESULTS / "mnist_curve.png").write_bytes(picture)
 
 
