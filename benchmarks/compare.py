@@ -115,8 +115,8 @@ class Theirs:
 
     def __init__(self, model: Baseline, batch: int = 100, rounds: bool = False, **training: float) -> None:
         self.model, self.batch, self.rounds, self.training = model, batch, rounds, training
-        # A Transformer's run for each of hundreds of features would take hours for a handful of rows.
-        self.exact = not isinstance(model, MaskedTransformer) or len(model.schema) <= MANY_FEATURES
+        # A Transformer's run for each of many features would take hours for a handful of rows.
+        self.exact = not isinstance(model, MaskedTransformer) or len(model.schema) <= EXACT_FEATURES
 
     def train(self, source: Source, minutes: float, n_looked_at: int) -> tuple[list[float], list[float], int]:
         assert source.validation is not None
@@ -144,6 +144,7 @@ class Theirs:
 
 
 MANY_FEATURES = 500
+EXACT_FEATURES = 64
 Make = Callable[[Source, float], Contender]  # given the minutes of training
 
 
