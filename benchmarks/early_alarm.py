@@ -58,7 +58,7 @@ def of_table(data: Path, name: str, minutes: float, seed: int = 0) -> dict[str, 
     cuts = np.split(ordinary, [len(ordinary) // 2, 3 * len(ordinary) // 4])
     table, _ = tables.learn(cuts[0], minutes=minutes, seed=seed, device="cpu")
     calibration, rest, anomalous = (tables.codes_and_base(table, part) for part in (cuts[1], cuts[2], X[y == 1]))
-    return {"features": X.shape[1], **detection(table.model, calibration, rest, anomalous, 16)}
+    return {"features": X.shape[1], "minutes": minutes, **detection(table.model, calibration, rest, anomalous, 16)}
 
 
 def of_digits(data: Path, n_rows: int) -> dict[str, Any]:
@@ -69,7 +69,11 @@ def of_digits(data: Path, n_rows: int) -> dict[str, Any]:
         (subset(rows, n_rows, generator(0, name)), None)
         for name, rows in (("held out", paper_split(data)[1]), ("test", digits.test), ("letters", letters.train))
     ]
-    return {"features": 784, **detection(pretrained("mnist-binarized"), parts[0], parts[1], parts[2], 1)}
+    return {
+        "features": 784,
+        "images": n_rows,
+        **detection(pretrained("mnist-binarized"), parts[0], parts[1], parts[2], 1),
+    }
 
 
 def picture(results: dict[str, Any], rate: float) -> Figure:
@@ -101,8 +105,7 @@ def main() -> None:
         found = of_digits(chosen.data, chosen.images) if name == IMAGES else of_table(chosen.data, name, chosen.minutes)
         results[name] = {**found, "machine": circumstances()}
         print(name, json.dumps(results[name]), flush=True)
-    written = {"sets": results, "minutes": chosen.minutes, "images": chosen.images}
-    path.write_text(json.dumps(written, indent=2) + "\n")
+    path.write_text(json.dumps({"sets": results}, indent=2) + "\n")
     for rate in RATES:
         picture(results, rate).savefig(RESULTS / f"early_alarm_{rate:.0%}.png".replace("%", "percent"), dpi=120)
 

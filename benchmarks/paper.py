@@ -59,9 +59,9 @@ def score(
 
 def rounding(model: DEformer, rows: Rows, seed: int) -> dict[str, float]:
     """Say how much lower rows score with products in bfloat16 than without, each under one order."""
-    exact, rounded = (score(model, rows, 1, seed, None, "rounding", b).per_order[0] for b in (False, True))
-    less = exact - rounded
-    return {"rows": len(rows), "mean": less.mean().item(), "error": (less.std() / math.sqrt(len(rows))).item()}
+    exact, rounded = (score(model, rows, 1, seed, None, "rounding", b).per_order for b in (False, True))
+    less = NLL(exact - rounded)
+    return {"rows": len(rows), "mean": less.mean, "error": less.mean_error}
 
 
 def named(scores: NLL) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     assert test is not None
     test_rows = subset(test, chosen.rows, generator(seed, "test rows"))
     few = subset(test, min(chosen.few, len(test_rows)), generator(seed, "few rows"))
-    letters = subset(load_source("notmnist").train, chosen.letters, generator(seed, "letters"))
+    letters = subset(load_source("notmnist").train, chosen.letters or chosen.rows, generator(seed, "letters"))
     scores = score(model, test_rows, chosen.orders, seed, keep, "test", bfloat16)
     many = score(model, few, chosen.many, seed, keep, "few", bfloat16)
     strange = score(model, letters, chosen.letter_orders, seed, keep, "letters", bfloat16)
@@ -160,7 +160,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mnist-binarized")
     parser.add_argument("--rows", type=int, help="random test rows; all if not given")
-    parser.add_argument("--letters", type=int, help="random letters; all if not given")
+    parser.add_argument("--letters", type=int, help="random letters; as many as rows if not given")
     parser.add_argument("--orders", type=int, default=10)
     parser.add_argument("--few", type=int, default=1000, help="random test rows for the ensemble of many orders")
     parser.add_argument("--many", type=int, default=64, help="how many orders that ensemble has")

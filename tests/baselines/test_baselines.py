@@ -15,7 +15,7 @@ from deformer.baselines.pixels import PixelRNN, skew, unskew
 from deformer.baselines.raster import RasterBaseline
 from deformer.baselines.trade import TraDE
 from deformer.config import ModelConfig
-from deformer.data.schema import Binary, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
+from deformer.data.schema import Binary, Categorical, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import as_rows
 from deformer.errors import InputError
@@ -41,6 +41,12 @@ def random_model(name: str) -> Baseline:
     for p in model.parameters():
         p.data.add_(0.3 * torch.randn(p.shape, generator=generator(1), dtype=torch.float64))
     return model
+
+
+def test_a_label_that_is_alone_costs_nothing_beside_binary_features() -> None:
+    model = DeepNADE(table_schema([Binary(), Categorical(1)]), (8,))
+    terms = model.terms(torch.zeros(1, 2), torch.tensor([[0, 1]]))
+    assert terms[0, 1].item() == 0
 
 
 def test_sets_of_known_features_have_every_size_alike_and_no_favourites() -> None:

@@ -44,7 +44,7 @@ class Labels(nn.Module):
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("label", label, persistent=False)
         self.register_buffer("alone", torch.tensor(widths)[owner] == 1, persistent=False)
-        self.all_binary = most == 2 and self.n == len(counts)
+        self.all_binary = all(isinstance(f.domain, Binary) for f in schema.features)
 
     def encode(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch inputs"]:
         """Give 0 or 1 for each input: whether its feature has its label; of binary features their value."""

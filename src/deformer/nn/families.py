@@ -230,7 +230,8 @@ class Mixture:
     def entropy(self, params: Params) -> Values:
         """Integrate over each component's quantiles by the tanh-sinh rule.
 
-        Within about 1e-4 nats for a few components of like widths; narrow ones far from wide ones cost up to 0.1."""
+        Within about 1e-4 nats for a few components of like widths; narrow ones far from wide ones cost up to 0.1.
+        """
         starts = range(0, max(len(params), 1), ENTROPIES_AT_ONCE)
         return torch.cat([self._entropy(params[s : s + ENTROPIES_AT_ONCE]) for s in starts])
 
