@@ -15,13 +15,12 @@ import torch
 
 from benchmarks.machine import RESULTS, circumstances, uninterrupted
 from deformer import ModelConfig, TrainConfig, fit, load_source, new_model
-from deformer.api.tables import suited
+from deformer.api.defaults import suited
 from deformer.api.training import with_parts
 from deformer.config import tuples
 from deformer.data.sources import Source
 from deformer.train.process import keep_memory
 
-FEW_ROWS = 50_000  # as many images as MNIST has overfit late
 COLUMNS = ("name", "changes", "minutes", "threads", "steps", "images", "parameters", "validation_nll", "commit", "cpu")
 Changes = dict[str, Any]
 
@@ -39,15 +38,10 @@ def parse(settings: list[str]) -> Changes:
 
 
 def defaults(source: Source, minutes: float) -> tuple[Changes, Changes]:
-    """Give network and training: as `DEformerDensity` chooses them, or of many images the defaults for images.
-
-    Passes over the rows are not limited.
-    """
-    size = (len(source.train), len(source.schema))
-    if source.shape is not None and len(source.train) >= FEW_ROWS:
-        return {}, {"minutes": minutes}
-    network, training = suited(*size, minutes, cpu_minutes=minutes * torch.get_num_threads())
-    return asdict(network), {**asdict(training), "epochs": None}
+    """Give network and training as `deformer train` chooses them."""
+    size, time = (len(source.train), len(source.schema)), minutes * torch.get_num_threads()
+    network, training = suited(*size, minutes, cpu_minutes=time, shape=source.shape)
+    return asdict(network), asdict(training)
 
 
 def label(source: str) -> str:

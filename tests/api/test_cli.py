@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 
 from deformer.api import cli
+from deformer.api.training import configure
 from deformer.api.training import train as train_on_files
+from deformer.data.sources import load_source
+from deformer.nn.model import new_model
 from deformer.train.checkpoint import load
+from deformer.train.fit import fit, newest
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["--steps", "3", "--d-model", "16", "--n-layers", "1"]
@@ -118,6 +122,15 @@ def test_a_run_is_resumed(run: Run, tmp_path: Path) -> None:
     assert run(*words, *TINY)[0] == 0
     assert run(*words, *TINY, "--resume", "--steps", 5)[0] == 0
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("5,")
+
+
+def test_a_run_keeps_its_network_however_long_it_goes_on(tmp_path: Path) -> None:
+    source = load_source("digits-binary")
+    large, training = configure("default", {}, {"steps": 1}, source)
+    small, _ = configure("default", {}, {"minutes": 1.0}, source, "cpu")
+    assert small.n_layers < large.n_layers
+    fit(new_model(source.schema, large), source.train, training, directory=tmp_path, device="cpu")
+    assert configure("default", {}, {"minutes": 1.0}, source, "cpu", newest(tmp_path))[0] == large
 
 
 def test_train_on_a_table_with_a_constant_column(run: Run, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from deformer.api import plots
+from deformer.api.defaults import minutes_of_cpus, suited
 from deformer.api.files import make_folder
 from deformer.baselines.independent import Independent
 from deformer.config import ModelConfig, TrainConfig
@@ -30,7 +31,6 @@ from deformer.train.fit import fit
 from deformer.train.history import History
 from deformer.train.process import keep_memory
 
-NETWORK = ModelConfig(d_model=128, n_layers=3, n_heads=2)
 ORDERS = 10
 
 
@@ -41,10 +41,12 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     source = load_source(name)
     if source.shape is None or source.validation is None or source.test is None:
         raise InputError("The quickstart draws images; choose digits or digits-binary.")
-    any_order, fixed = _configs(minutes, seed)
+    network, any_order = _defaults(source, minutes / 2, seed, device)  # each model has half of the time
+    # Subsets of features mean nothing to a fixed order.
+    fixed = dataclasses.replace(any_order, orders="raster", curriculum=((1.0, 1.0),))
     print("training a DEformer for any order, then one of the same size for a fixed order", file=sys.stderr)
-    model, history = _train(source, any_order, device)
-    raster, raster_history = _train(source, fixed, device)
+    model, history = _train(source, network, any_order, device)
+    raster, raster_history = _train(source, network, fixed, device)
     save(folder / "model.safetensors", model, {"source": name, "training": dataclasses.asdict(any_order)})
     scores = nll(model, source.test, n_orders=ORDERS, generator=generator(seed, "orders"))
     figures = _figures(source, scores, raster)
@@ -57,14 +59,13 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     print(f"model.safetensors, results.json, {', '.join(pictures)} are in {folder}/", file=sys.stderr)
 
 
-def _configs(minutes: float, seed: int) -> tuple[TrainConfig, TrainConfig]:
-    """Give both models half of the time; subsets of features mean nothing to a fixed order."""
-    shared = TrainConfig(minutes=minutes / 2, seed=seed, lr=1e-3, muon_lr=1e-2, weight_decay=0.1, validation_rows=200)
-    return shared, dataclasses.replace(shared, orders="raster", curriculum=((1.0, 1.0),))
+def _defaults(source: Source, minutes: float, seed: int, device: str) -> tuple[ModelConfig, TrainConfig]:
+    size, time = (len(source.train), len(source.schema)), minutes_of_cpus(minutes, None, None, None, device)
+    return suited(*size, minutes, seed=seed, cpu_minutes=time, shape=source.shape)
 
 
-def _train(source: Source, config: TrainConfig, device: str) -> tuple[DEformer, History]:
-    model = new_model(source.schema, NETWORK, config.seed)
+def _train(source: Source, network: ModelConfig, config: TrainConfig, device: str) -> tuple[DEformer, History]:
+    model = new_model(source.schema, network, config.seed)
     shown = sys.stderr.isatty()
     history = fit(model, source.train, config, validation=source.validation, device=device, progress=shown)
     if history.stopped == "interrupted":

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from deformer.api.defaults import minutes_of_cpus, suited
 from deformer.config import ModelConfig, TrainConfig
 from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
 from deformer.data.frames import Codec, make_codec
@@ -39,9 +40,6 @@ Answer = npt.NDArray[Any]
 
 MOST_EPOCHS = 300
 MINUTES = 3.0  # of training, where no limit is given
-CELLS_PER_SECOND = 16_000  # that the largest of these networks learns from, on one thread of a CPU
-# By the steps that this one would make in the time: width and layers.
-SHAPES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
 ORDERS = 4  # of the evidence, over which conditionals are averaged
 
 
@@ -57,52 +55,6 @@ class TableModel:
     def of(cls, model: DEformer, seed: int = 0) -> "TableModel":
         """Take a model for one of tables whose columns hold its own values."""
         return cls(Codec.of_schema(model.schema), model, seed)
-
-
-def suited(
-    n_rows: int,
-    n_features: int,
-    minutes: float | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    cpu_minutes: float = math.inf,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Choose a network and its training by the size of a table, and on CPUs by the time.
-
-    Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
-    after `MOST_EPOCHS` passes or the first cycle of rates that brings nothing better, if time is not up before; where
-    there is time for few passes, there is one cycle.
-
-    Args:
-        cpu_minutes: Minutes times threads of CPUs, where time is what ends the training. In as few steps as they are
-            good for, a small network learns more than a large one, of which each step takes longer.
-    """
-    rows = min(256, n_rows, max(16, n_rows // 16), max(4, 4096 // n_features))
-    cells, in_time = n_rows * n_features, 60 * CELLS_PER_SECOND * cpu_minutes
-    small = cells < 20_000
-    d_model, n_layers = next(shape for least, shape in SHAPES if in_time >= least * rows * n_features)
-    if small:
-        d_model, n_layers = 64, 3
-    training = TrainConfig(
-        minutes=minutes,
-        epochs=MOST_EPOCHS if epochs is None else epochs,
-        steps=steps,
-        seed=seed,
-        curriculum=((1.0, 1.0),),
-        rows_per_step=rows,
-        lr=2e-3 if small else 8e-3,
-        muon_lr=1e-2,
-        weight_decay=0.1,
-        warmup_steps=50,
-        dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
-        noise=min(0.1, 2 / n_rows**0.5),
-        cycles=3 if small or (cells < 3_000_000 and in_time > 100 * cells) else 1,
-        averaging=0.99,
-        validation_rows=min(2000, max(100, 400_000 // n_features)),
-        validation_orders=2,
-    )
-    return ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=2), training
 
 
 def learn(
@@ -141,13 +93,12 @@ def learn(
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
     size = (len(rows), len(codec.names))
     limits = {"minutes": minutes, "epochs": epochs, "steps": steps, "threads": None, **(training or {})}
-    cpu_minutes = math.inf
-    timed = limits["steps"] is None and limits["epochs"] is None
-    if timed and limits["minutes"] is None:
+    if limits["minutes"] is None and limits["steps"] is None and limits["epochs"] is None:
         limits["minutes"] = MINUTES
-    if timed and not large and choose_device(device).type == "cpu":
-        cpu_minutes = limits["minutes"] * (limits["threads"] or torch.get_num_threads())
-    shape, config = suited(*size, limits["minutes"], epochs, steps, seed, cpu_minutes)
+    timed = (limits[name] for name in ("minutes", "epochs", "steps", "threads"))
+    time = math.inf if large else minutes_of_cpus(*timed, device)
+    passes = MOST_EPOCHS if epochs is None else epochs
+    shape, config = suited(*size, limits["minutes"], passes, steps, seed, time)
     config = TrainConfig(**{**asdict(config), **(training or {})})
     model = new_model(codec.schema, ModelConfig(**{**asdict(shape), **(network or {})}), seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)

@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deformer.api.defaults import minutes_of_cpus, suited
 from deformer.api.files import check_output, make_folder
 from deformer.api.report import report, spell
-from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training
+from deformer.config import ModelConfig, TrainConfig, from_json, paper_config, paper_training
 from deformer.data.seeds import generator
 from deformer.data.sources import Source, load_source
 from deformer.data.table import split, subset
 from deformer.errors import InputError
 from deformer.nn.model import new_model
 from deformer.tasks.density import nll
-from deformer.train.checkpoint import save
-from deformer.train.fit import fit
+from deformer.train.checkpoint import read_header, save
+from deformer.train.fit import fit, newest
 from deformer.train.process import keep_memory
 
 
@@ -40,9 +41,10 @@ def train(
     check_output(output, [".safetensors"])
     if directory is not None:
         make_folder(directory)
-    network_config, config = configure(preset, network, training)
+    source = with_parts(load_source(name, data_dir), training.get("seed") or 0)
+    last = newest(directory) if resume else None
+    network_config, config = configure(preset, network, training, source, device, last)
     check_memory(network_config)
-    source = with_parts(load_source(name, data_dir), config.seed)
     model = new_model(source.schema, network_config, config.seed)
     assert source.validation is not None
     history = fit(
@@ -73,19 +75,36 @@ def train(
     return history.stopped
 
 
-def configure(preset: str, network: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig]:
-    """Apply what was named to a preset.
+def configure(
+    preset: str,
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    source: Source,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Apply what was named to a preset, or to what suits a source and the time.
+
+    Args:
+        checkpoint: Of a run that goes on with its network, however much time it is given now.
 
     Raises:
         InputError: An unknown preset or an impossible value.
+        CheckpointError: The checkpoint cannot be read.
     """
     if preset not in ("default", "paper"):
         raise InputError(f"preset must be default or paper, not {preset!r}.")
     named = {key: value for key, value in training.items() if value is not None}
     if preset == "paper":
-        config, base = paper_training(**{"epochs": None, **named}), paper_config()
+        base, config = paper_config(), paper_training(**{"epochs": None, **named})
     else:
-        config, base = TrainConfig(**named), ModelConfig()
+        limits = TrainConfig(**named)
+        given = (limits.minutes, limits.epochs, limits.steps)
+        size, time = (len(source.train), len(source.schema)), minutes_of_cpus(*given, limits.threads, device)
+        base, config = suited(*size, *given, limits.seed, cpu_minutes=time, shape=source.shape)
+        config = dataclasses.replace(config, **named)
+    if checkpoint is not None:
+        base = from_json(ModelConfig, read_header(checkpoint)["config"])
     return dataclasses.replace(base, **{k: v for k, v in network.items() if v is not None}), config
 
 
