@@ -1,12 +1,14 @@
 """The paper's table and figures: `python -m benchmarks.paper [--model M] [--rows N] [--letters N] [--orders 10]`.
 
-Writes table1.md, figure2.png, figure3.png, figure4.png and figures.json to results/paper. Scores are kept
-order by order in the folder of --keep, so that an interrupted run goes on. Random subsets carry standard errors.
-With --bfloat16 products are rounded in scoring, as they are in training: twice as fast where the processor has units
-for it, and a density all the same, since every conditional still sums to 1. What that changes is measured beside it.
+Writes table1.md, figure2.png, figure3.png, figure4.png and figures.json to results/paper. Scores are kept order by
+order in the folder of --keep, those of each model apart, so that an interrupted run goes on. Random subsets carry
+standard errors. With --bfloat16 products are rounded in scoring, as they are in training: twice as fast where the
+processor has units for it, and a density all the same, since every conditional still sums to 1. What that changes is
+measured beside it.
 """
 
 import argparse
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -127,9 +129,15 @@ def _auroc_error(auroc: float, n: int, m: int) -> float:
     return math.sqrt(max(variance, 0.0) / (n * m))
 
 
+def fingerprint(model: str, bfloat16: bool) -> str:
+    """Name what scores are of, so that those of other weights or another rounding are not taken for them."""
+    return hashlib.sha256(model_path(model).read_bytes()).hexdigest()[:12] + "-bfloat16" * bfloat16
+
+
 def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Make the table and all figures."""
-    model, seed, keep, bfloat16 = open_model(chosen.model, "cpu"), chosen.seed, chosen.keep, chosen.bfloat16
+    model, seed, bfloat16 = open_model(chosen.model, "cpu"), chosen.seed, chosen.bfloat16
+    keep = None if chosen.keep is None else chosen.keep / fingerprint(chosen.model, bfloat16)
     for needed in (folder, *([] if keep is None else [keep])):
         needed.mkdir(parents=True, exist_ok=True)
     test = load_source("mnist-binarized").test

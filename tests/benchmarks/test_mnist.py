@@ -130,15 +130,18 @@ def test_the_table_and_the_figures(source: Source, tmp_path: Path, monkeypatch: 
     assert "measured, 20 rows" in table
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"figure2.png", "figure3.png", "figure4.png"}
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["figure_4"]["notmnist"]["rows"] == 10
-    scores = sorted((tmp_path / "kept").glob("test-*"))
-    assert len(scores) == 3
+    (kept_in,) = (tmp_path / "kept").iterdir()
+    assert len(list(kept_in.glob("test-*"))) == 3
+    paper.main([*words, "--bfloat16", "--keep", str(tmp_path / "kept"), "--output", str(tmp_path / "rounded")])
+    rounded, exact = (json.loads((tmp_path / d / "figures.json").read_text())["test"] for d in ("rounded", "out"))
+    assert 0 < abs(rounded["mean_over_orders"] - exact["mean_over_orders"]) < 0.1
     model, again = load(tmp_path / "m.safetensors").eval(), tmp_path / "again"
     assert source.test is not None
     rows = paper.subset(source.test, 20, generator(0, "test rows"))
     fresh = paper.score(model, rows, 3, 0, None, "test")
     assert 0 < abs(paper.rounding(model, rows, 0)["mean"]) < 0.1
     again.mkdir()
-    kept = [paper.score(model, rows, 3, 0, folder, "test") for folder in (tmp_path / "kept", again, again)]
+    kept = [paper.score(model, rows, 3, 0, folder, "test") for folder in (kept_in, again, again)]
     assert all(torch.equal(k.per_order, fresh.per_order) for k in kept)
 
 
