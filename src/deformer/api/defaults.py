@@ -14,13 +14,12 @@ CELLS_PER_SECOND = 16_000  # that the largest of these networks learns from, on 
 SHAPES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
 
 
-def minutes_of_cpus(
-    minutes: float | None, epochs: float | None, steps: int | None, threads: int | None, device: str
-) -> float:
+def minutes_of_cpus(limits: TrainConfig, device: str) -> float:
     """Give minutes times threads of a training that time alone ends, on CPUs; of others infinity."""
-    if minutes is None or epochs is not None or steps is not None or choose_device(device).type != "cpu":
+    by_count = limits.epochs is not None or limits.steps is not None
+    if limits.minutes is None or by_count or choose_device(device).type != "cpu":
         return math.inf
-    return minutes * (threads or torch.get_num_threads())
+    return limits.minutes * (limits.threads or torch.get_num_threads())
 
 
 def suited(

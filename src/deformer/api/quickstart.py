@@ -60,7 +60,7 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
 
 
 def _defaults(source: Source, minutes: float, seed: int, device: str) -> tuple[ModelConfig, TrainConfig]:
-    size, time = (len(source.train), len(source.schema)), minutes_of_cpus(minutes, None, None, None, device)
+    size, time = (len(source.train), len(source.schema)), minutes_of_cpus(TrainConfig(minutes=minutes), device)
     return suited(*size, minutes, seed=seed, cpu_minutes=time, shape=source.shape)
 
 

@@ -92,11 +92,10 @@ def learn(
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
     size = (len(rows), len(codec.names))
-    limits = {"minutes": minutes, "epochs": epochs, "steps": steps, "threads": None, **(training or {})}
+    limits = {"minutes": minutes, "epochs": epochs, "steps": steps, **(training or {})}
     if limits["minutes"] is None and limits["steps"] is None and limits["epochs"] is None:
         limits["minutes"] = MINUTES
-    timed = (limits[name] for name in ("minutes", "epochs", "steps", "threads"))
-    time = math.inf if large else minutes_of_cpus(*timed, device)
+    time = math.inf if large else minutes_of_cpus(TrainConfig(**limits), device)
     passes = MOST_EPOCHS if epochs is None else epochs
     shape, config = suited(*size, limits["minutes"], passes, steps, seed, time)
     config = TrainConfig(**{**asdict(config), **(training or {})})

@@ -42,8 +42,8 @@ def train(
     if directory is not None:
         make_folder(directory)
     source = with_parts(load_source(name, data_dir), training.get("seed") or 0)
-    last = newest(directory) if resume else None
-    network_config, config = configure(preset, network, training, source, device, last)
+    checkpoint = newest(directory) if resume else None
+    network_config, config = configure(preset, network, training, source, device, checkpoint)
     check_memory(network_config)
     model = new_model(source.schema, network_config, config.seed)
     assert source.validation is not None
@@ -98,10 +98,9 @@ def configure(
     if preset == "paper":
         base, config = paper_config(), paper_training(**{"epochs": None, **named})
     else:
-        limits = TrainConfig(**named)
-        given = (limits.minutes, limits.epochs, limits.steps)
-        size, time = (len(source.train), len(source.schema)), minutes_of_cpus(*given, limits.threads, device)
-        base, config = suited(*size, *given, limits.seed, cpu_minutes=time, shape=source.shape)
+        limits, size = TrainConfig(**named), (len(source.train), len(source.schema))
+        given, time = (limits.minutes, limits.epochs), minutes_of_cpus(limits, device)
+        base, config = suited(*size, *given, limits.steps, limits.seed, time, source.shape)
         config = dataclasses.replace(config, **named)
     if checkpoint is not None:
         base = from_json(ModelConfig, read_header(checkpoint)["config"])

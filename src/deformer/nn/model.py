@@ -130,16 +130,19 @@ class DEformer(nn.Module):
         """
         z, u = self.tokens.z(features), self.tokens.u(features, values)
         _, around = self.tell_neighbours(self.nothing_known(len(features)), features, values)
-        z, u = z + around, u + around
-        if self.two_stream:
+        z = z + around
+        if not self.single_stream:  # whose tokens, sums of both, would be told of two surroundings at once
+            u = u + around
+        told = features
+        if self.config.wiring != "interleaved":
             beginning, nowhere = self._beginning(len(features))
             u = torch.cat([beginning.to(u.dtype), u[:, :-1]], 1)
             told = torch.cat([nowhere, features[:, :-1]], 1)
+        if self.two_stream:
             pairs, places = torch.stack([u, z], 2), torch.stack([told, features], 2)  # batch n 2 d_model
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2, drop=drop)
         elif self.single_stream:
-            before = torch.cat([self.beginning.expand(len(u), 1, -1).to(u.dtype), u[:, :-1]], 1)
-            processed = self.backbone.extend(before + z, self._turns(features), drop=drop)
+            processed = self.backbone.extend(u + z, self._turns(features), told=self._turns(told), drop=drop)
         else:
             pairs, places = torch.stack([z, u], 2), features.repeat_interleave(2, 1)
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places), drop=drop)[:, ::2]
@@ -160,7 +163,7 @@ class DEformer(nn.Module):
             token, nowhere = self._beginning(batch)
             cache = cache.grow(1, room=room + 1)
             self.backbone.extend(token, self._turns(nowhere), cache=cache)
-        pending = self.beginning.expand(batch, 1, -1) if self.single_stream else None
+        pending = Pending(*self._beginning(batch)) if self.single_stream else None
         return State(self, cache, room, self.nothing_known(batch), pending)
 
     @torch.no_grad()
@@ -177,6 +180,32 @@ def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) 
 
 
 @dataclass(frozen=True)
+class Pending:
+    """In "single_stream" what was observed last: part of the token of whoever is next, whose key lies at its place."""
+
+    token: Float[Tensor, "batch n d_model"]
+    feature: Int[Tensor, "batch n"]
+
+    def then(
+        self, u: Float[Tensor, "batch n d_model"], features: Identities, present: Bool[Tensor, "batch n"] | None
+    ) -> tuple["Pending", "Pending"]:
+        """Observe more; give what was present last before each of these features, and what is last of all."""
+        places = torch.arange(1, u.shape[1] + 1, device=u.device).expand(features.shape)
+        newest = (places if present is None else places.masked_fill(~present, 0)).cummax(1).values
+        at = torch.cat([torch.zeros_like(newest[:, :1]), newest], 1)
+        feature = torch.cat([self.feature, features], 1).gather(1, at)
+        token = torch.cat([self.token.to(u.dtype), u], 1).gather(1, at[..., None].expand(-1, -1, u.shape[2]))
+        return Pending(token[:, :-1], feature[:, :-1]), Pending(token[:, -1:], feature[:, -1:])
+
+    def select(self, rows: Tensor) -> "Pending":
+        return Pending(self.token[rows], self.feature[rows])
+
+    def put(self, rows: Tensor, pending: "Pending") -> None:
+        """Overwrite some rows."""
+        self.token[rows], self.feature[rows] = pending.token, pending.feature
+
+
+@dataclass(frozen=True)
 class State:
     """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was.
 
@@ -185,14 +214,14 @@ class State:
     Args:
         room: Observations that space is made for at once.
         evidence: What the network of the neighbours looks things up in.
-        pending: In "single_stream" what was observed last, (batch, 1, d_model): part of the token of whoever is next.
+        pending: In "single_stream" what was observed last.
     """
 
     model: DEformer
     cache: Cache
     room: int = 0
     evidence: Evidence | None = None
-    pending: Tensor | None = None
+    pending: Pending | None = None
 
     @torch.inference_mode()
     def observe(
@@ -207,24 +236,29 @@ class State:
         """
         model = self.model
         evidence, around = model.tell_neighbours(self.evidence, features, values, present)
-        x, pending = model.tokens.u(features, values) + around, None
+        x, told, pending = model.tokens.u(features, values), None, None
         if self.pending is not None:
-            before, pending = _shifted(self.pending.to(x.dtype), x, present)
-            x = before + model.tokens.z(features) + around
-        elif not model.two_stream:
-            x = torch.stack([model.tokens.z(features) + around, x], 2).flatten(1, 2)
+            before, pending = self.pending.then(x, features, present)
+            x, told = before.token + model.tokens.z(features) + around, model._turns(before.feature)
+        elif model.two_stream:
+            x = x + around
+        else:
+            x = torch.stack([model.tokens.z(features) + around, x + around], 2).flatten(1, 2)
             features = features.repeat_interleave(2, 1)
             present = None if present is None else present.repeat_interleave(2, 1)
         cache = self.cache.grow(x.shape[1], present, model.tokens_per_value * self.room + 1)
-        model.backbone.extend(x, model._turns(features), cache=cache)
+        model.backbone.extend(x, model._turns(features), cache=cache, told=told)
         return dataclasses.replace(self, cache=cache, evidence=evidence, pending=pending)
 
     @torch.inference_mode()
     def predict(self, features: Identities) -> Conditionals:
         """Give p(x_i | everything observed) for any number of features at once, each on its own."""
         model = self.model
-        z = model.queries(features, self.evidence) + (0.0 if self.pending is None else self.pending)
-        processed = model.backbone.ask(z, model._turns(features), self.cache, own=not model.two_stream)
+        z, turns = model.queries(features, self.evidence), model._turns(features)
+        told = turns
+        if self.pending is not None:
+            z, told = z + self.pending.token, model._turns(self.pending.feature.expand(features.shape))
+        processed = model.backbone.ask(z, turns, self.cache, told, own=not model.two_stream)
         conditionals: Conditionals = model.head(processed, features)
         return conditionals
 
@@ -262,19 +296,5 @@ class State:
     def select(self, rows: Tensor) -> "State":
         """Follow some of the rows, possibly several copies of one."""
         evidence = None if self.evidence is None else self.evidence.select(rows)
-        pending = None if self.pending is None else self.pending[rows]
+        pending = None if self.pending is None else self.pending.select(rows)
         return dataclasses.replace(self, cache=self.cache.select(rows), evidence=evidence, pending=pending)
-
-
-def _shifted(
-    first: Float[Tensor, "batch 1 d_model"],
-    u: Float[Tensor, "batch n d_model"],
-    present: Bool[Tensor, "batch n"] | None,
-) -> tuple[Float[Tensor, "batch n d_model"], Float[Tensor, "batch 1 d_model"]]:
-    """Give the last present token before each position, and the last one of all."""
-    n = u.shape[1]
-    places = torch.arange(1, n + 1, device=u.device).expand(u.shape[:2])
-    newest = (places if present is None else places.masked_fill(~present, 0)).cummax(1).values
-    at = torch.cat([torch.zeros_like(newest[:, :1]), newest], 1)[..., None].expand(-1, -1, u.shape[2])
-    found = torch.cat([first, u], 1).gather(1, at)
-    return found[:, :-1], found[:, -1:]

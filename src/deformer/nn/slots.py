@@ -26,7 +26,8 @@ class Slots:
         self._values = torch.empty_like(self._keys)
         self._lengths = torch.zeros(n_slots, dtype=torch.long, device=keys.device)
         self._evidence = model.nothing_known(n_slots)
-        self._pending = None if self._fresh.pending is None else self._fresh.pending.repeat(n_slots, 1, 1)
+        fresh, every = self._fresh.pending, torch.zeros_like(self._lengths)
+        self._pending = None if fresh is None else fresh.select(every)
 
     @staticmethod
     def bytes_per_slot(model: DEformer) -> int:
@@ -47,7 +48,7 @@ class Slots:
             empty = Evidence.empty(len(slots), len(self.model.schema), self._evidence.values)
             self._evidence.values[slots], self._evidence.times[slots] = empty.values, empty.times
         if self._pending is not None and self._fresh.pending is not None:
-            self._pending[slots] = self._fresh.pending
+            self._pending.put(slots, self._fresh.pending)
 
     def take(self, slots: Tensor, n_new: int) -> State:
         """Copy the states of some slots into one that has room for so many new observations."""
@@ -62,7 +63,7 @@ class Slots:
         if self._evidence is not None:
             known = self._evidence
             evidence = Evidence(known.values[slots], known.times[slots], 1)
-        pending = None if self._pending is None else self._pending[slots]
+        pending = None if self._pending is None else self._pending.select(slots)
         return State(self.model, Cache.holding(keys, values, longest, present), 0, evidence, pending)
 
     @staticmethod
@@ -87,4 +88,4 @@ class Slots:
             times = evidence.times.masked_fill(evidence.times < NEVER, 0)
             self._evidence.values[slots], self._evidence.times[slots] = evidence.values, times
         if self._pending is not None and state.pending is not None:
-            self._pending[slots] = state.pending
+            self._pending.put(slots, state.pending)
