@@ -129,9 +129,9 @@ def _auroc_error(auroc: float, n: int, m: int) -> float:
     return math.sqrt(max(variance, 0.0) / (n * m))
 
 
-def fingerprint(model: str, bfloat16: bool) -> str:
-    """Name what scores are of, so that those of other weights or another rounding are not taken for them."""
-    return hashlib.sha256(model_path(model).read_bytes()).hexdigest()[:12] + "-bfloat16" * bfloat16
+def fingerprint(name: str, bfloat16: bool) -> str:
+    """Name what scores are of, so that those of another file or rounding are not taken for them."""
+    return hashlib.sha256(model_path(name).read_bytes()).hexdigest()[:12] + "-bfloat16" * bfloat16
 
 
 def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:

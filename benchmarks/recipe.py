@@ -39,8 +39,7 @@ def parse(settings: list[str]) -> Changes:
 
 def defaults(source: Source, minutes: float) -> tuple[Changes, Changes]:
     """Give network and training as `deformer train` chooses them."""
-    size, time = (len(source.train), len(source.schema)), minutes * torch.get_num_threads()
-    network, training = suited(*size, minutes, cpu_minutes=time, shape=source.shape)
+    network, training = suited(source.train, TrainConfig(minutes=minutes), "cpu", shape=source.shape)
     return asdict(network), asdict(training)
 
 

@@ -23,6 +23,7 @@ _HOMES = {
     "deformer.tasks.pool": ("SessionPool",),
     "deformer.tasks.streaming": ("Alarms", "Session", "Surprise", "calibrate"),
     "deformer.train.fit": ("fit",),
+    "deformer.api.defaults": ("suited",),
     "deformer.api.online": ("DEformerStream",),
     "deformer.api.pretrained": ("pretrained",),
     "deformer.api.estimators": ("DEformerDensity", "DEformerDetector", "DEformerImputer", "DEformerPyOD"),
@@ -32,6 +33,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
+    from deformer.api.defaults import suited
     from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
     from deformer.api.online import DEformerStream
     from deformer.api.pretrained import pretrained

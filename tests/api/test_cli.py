@@ -1,6 +1,7 @@
 """The command line: what it writes, and the one line it says when something cannot be done."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 
 from deformer.api import cli
-from deformer.api.training import configure
+from deformer.api import training as training_module
+from deformer.api.defaults import suited
+from deformer.api.training import configure, read_configs
 from deformer.api.training import train as train_on_files
+from deformer.config import TrainConfig
 from deformer.data.sources import load_source
-from deformer.nn.model import new_model
 from deformer.train.checkpoint import load
-from deformer.train.fit import fit, newest
+from deformer.train.fit import newest
+from deformer.train.schedule import n_rows_now
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["--steps", "3", "--d-model", "16", "--n-layers", "1"]
@@ -124,13 +128,45 @@ def test_a_run_is_resumed(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("5,")
 
 
-def test_a_run_keeps_its_network_however_long_it_goes_on(tmp_path: Path) -> None:
-    source = load_source("digits-binary")
-    large, training = configure("default", {}, {"steps": 1}, source)
-    small, _ = configure("default", {}, {"minutes": 1.0}, source, "cpu")
-    assert small.n_layers < large.n_layers
-    fit(new_model(source.schema, large), source.train, training, directory=tmp_path, device="cpu")
-    assert configure("default", {}, {"minutes": 1.0}, source, "cpu", newest(tmp_path))[0] == large
+def test_a_run_keeps_its_network_and_recipe_whatever_its_time(run: Run, tmp_path: Path) -> None:
+    directory, path = tmp_path / "run", tmp_path / "m.safetensors"
+    words = ["train", "--source", "digits-binary", "-o", path, "--directory", directory, "--threads", 1]
+    assert run(*words, "--steps", 1)[0] == 0
+    first = newest(directory)
+    assert first is not None
+    network, training = read_configs(first)
+    assert (network.n_layers, network.neighbourhood, training.cycles) == (3, 2, 3)
+    assert run(*words, "--resume", "--minutes", 1e-3)[0] == 0
+    assert run(*words, "--resume", "--steps", 2)[0] == 0
+    last = newest(directory)
+    assert last is not None
+    assert read_configs(last) == (network, dataclasses.replace(training, steps=2))
+
+
+def test_tokens_or_rows_make_a_batch() -> None:
+    defaults, limits = suited(load_source("digits").train, TrainConfig(steps=1)), TrainConfig(steps=1)
+    assert n_rows_now(configure(defaults, {}, {"tokens_per_step": 640}, limits)[1], 64, 1000) == 10
+    assert n_rows_now(configure(defaults, {}, {"rows_per_step": 7}, limits)[1], 64, 1000) == 7
+
+
+def test_mistakes_are_found_before_data_are_read(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_module, "load_source", lambda *_: pytest.fail("read"))
+    assert "preset" in refused("train", "--source", "digits", *TINY, "--preset", "bogus")
+    assert "Say how long" in refused("train", "--source", "digits")
+    assert "lr must be positive" in refused("train", "--source", "digits", *TINY, "--lr", -1)
+
+
+def test_the_quickstart(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("quickstart", "-o", tmp_path / "q", "--minutes", 0.02, "--source", "digits-binary")
+    assert code == 0
+    figures = json.loads((tmp_path / "q" / "results.json").read_text())
+    assert list(figures) == [
+        *("DEformer, mean over orders", "DEformer, ensemble over orders", "same size, fixed order"),
+        "independent features",
+    ]
+    assert all(name in out for name in figures)
+    assert len(list((tmp_path / "q").glob("*.png"))) == 4
+    assert load(tmp_path / "q" / "model.safetensors").config.neighbourhood == 2
 
 
 def test_train_on_a_table_with_a_constant_column(run: Run, tmp_path: Path) -> None:

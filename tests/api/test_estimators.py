@@ -14,7 +14,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.models import mixed
 
 from deformer.api import tables
-from deformer.api.defaults import suited
 from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
 from deformer.config import TrainConfig
 from deformer.errors import CheckpointError, InputError
@@ -459,21 +458,6 @@ def test_what_time_allows_decides_on_the_network(limits, network, shape) -> None
     X = np.random.default_rng(0).random((400, 60)) < 0.5
     density = DEformerDensity(**limits, network=network, device="cpu", random_state=0).fit(X)
     assert (density.table_.model.config.d_model, density.table_.model.config.n_layers) == shape
-
-
-def test_networks_grow_with_the_time() -> None:
-    networks = [suited(5_000, 80, m, cpu_minutes=m)[0] for m in (2, 3, 11, 13, 33, 35, math.inf)]
-    assert [n.n_layers for n in networks] == [1, 2, 2, 2, 2, 3, 3]
-    assert [n.d_model for n in networks] == [64, 64, 64, 128, 128, 128, 128]
-    small, training = suited(200, 80, 0.01, cpu_minutes=0.01)
-    assert (small.d_model, small.n_layers, training.cycles) == (64, 3, 3)
-
-
-def test_images_see_a_quarter_of_their_side() -> None:
-    for shape, n_rows, neighbourhood in (((8, 8), 1_400, 2), ((16, 24), 1_400, 4), ((28, 28), 60_000, 5)):
-        network, _ = suited(n_rows, math.prod(shape), 2.0, cpu_minutes=2.0, shape=shape)
-        assert network.neighbourhood == neighbourhood
-        assert network.n_layers >= 2
 
 
 def test_columns_may_be_called_by_numbers() -> None:

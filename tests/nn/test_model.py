@@ -60,6 +60,41 @@ def test_one_by_one_equals_all_at_once(schema: str, config: str) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("told", [True, False])
+def test_observing_nothing_changes_nothing(config: str, told: bool) -> None:
+    model = small_model("placed", config)
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    present = torch.zeros(2, 0, dtype=torch.bool) if told else None
+    state = model.start(2).observe(torch.tensor([[3], [1]]), torch.tensor([[0.5], [1.0]]))
+    same = state.observe(nothing, nothing.double(), present)
+    asked = torch.tensor([[0, 2, 4], [0, 2, 4]])
+    values = torch.ones(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(same.predict(asked).log_prob(values), state.predict(asked).log_prob(values))
+
+
+def test_keys_of_a_single_stream_lie_where_their_value_was_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, places = small_model("placed", "single_stream"), []
+    ask, extend = model.backbone.ask, model.backbone.extend
+    monkeypatch.setattr(
+        model.backbone,
+        "extend",
+        lambda *a, key_turns, **k: places.append(key_turns) or extend(*a, key_turns=key_turns, **k),
+    )
+    monkeypatch.setattr(
+        model.backbone, "ask", lambda *a, key_turns, **k: places.append(key_turns) or ask(*a, key_turns=key_turns, **k)
+    )
+    order, values = torch.tensor([[3, 0, 1]]), torch.zeros(1, 3, dtype=torch.float64)
+    model(order, values)
+    state = model.start(1).observe(order, values, torch.tensor([[True, False, True]]))
+    state.observe(order[:, :2], values[:, :2], torch.tensor([[True, False]])).predict(torch.tensor([[2, 4]]))
+    nowhere = len(model.schema)
+    expected = [[nowhere, 3, 0], [nowhere, 3, 3], [1, 3], [3, 3]]
+    assert len(places) == len(expected)
+    for turns, features in zip(places, expected, strict=True):
+        assert torch.equal(turns, model._turns(torch.tensor([features])))
+
+
+@EVERY
 @EVERYWHERE
 def test_observing_and_predicting_at_once_changes_nothing(schema: str, config: str) -> None:
     model = small_model(schema, config)

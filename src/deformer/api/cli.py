@@ -93,10 +93,14 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.safetensors"),
     directory: Annotated[Path | None, typer.Option(help="Where checkpoints and logs go.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --directory.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows.")] = None,
-    preset: Annotated[str, typer.Option(help="default, or paper: the paper's network and training.")] = "default",
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, or when nothing gets better.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps at most.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows at most.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="default (by the data and the time), or paper: the paper's own.")
+    ] = "default",
     wiring: Annotated[str | None, typer.Option(help="two_stream, interleaved or single_stream.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of a token.", min=1, max=16_384)] = None,
     n_layers: Annotated[int | None, typer.Option(help="Number of blocks.", min=1, max=1_000)] = None,

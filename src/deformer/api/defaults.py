@@ -1,76 +1,88 @@
 """Defaults: a network and its training by the size of the data and, on CPUs, by the time."""
 
+import dataclasses
 import math
-from dataclasses import replace
 
 import torch
 
 from deformer.config import ModelConfig, TrainConfig
+from deformer.data.table import Rows
 from deformer.train.process import choose_device
 
 MANY_IMAGES = 50_000  # as many images as MNIST has overfit late
+SMALL = 20_000  # cells of a table
 CELLS_PER_SECOND = 16_000  # that the largest of these networks learns from, on one thread of a CPU
 # By the steps that this one would make in the time: width and layers.
-SHAPES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
+SIZES = ((8_000, (128, 3)), (2_800, (128, 2)), (600, (64, 2)), (0, (64, 1)))
 
 
-def minutes_of_cpus(limits: TrainConfig, device: str) -> float:
+def suited(
+    rows: Rows,
+    limits: TrainConfig,
+    device: str = "auto",
+    devices: int = 1,
+    *,
+    shape: tuple[int, int] | None = None,
+    large: bool = False,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Choose a network and its training by the size of the data, and on CPUs by the time.
+
+    Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
+    after the first cycle of rates that brings nothing better, if no limit is reached before; where there is time for
+    few passes, there is one cycle. Small images learn faster, from nearer neighbours and by two layers at least; of
+    `MANY_IMAGES` and more nothing is chosen but the defaults of `ModelConfig`.
+
+    Args:
+        limits: What ends the training, its seed, threads, recipe and orders; the rest of it is chosen.
+        device, devices: Where `fit` will train. In as few steps as minutes of CPUs are good for, a small network
+            learns more than a large one, of which each step takes longer.
+        shape: (height, width) where a row is an image.
+        large: Whether the network is as large however little the time.
+
+    Examples:
+        >>> rows = load_source("digits").train
+        >>> network, training = suited(rows, TrainConfig(minutes=1, threads=1), "cpu", shape=(8, 8))
+        >>> network.d_model, network.n_layers, training.rows_per_step
+        (64, 2, 64)
+    """
+    if shape is not None and len(rows) >= MANY_IMAGES:
+        return ModelConfig(), limits
+    n_rows, n_features = rows.values.shape
+    cells, per_step = n_rows * n_features, min(256, n_rows, max(16, n_rows // 16), max(4, 4096 // n_features))
+    in_time = math.inf if large else 60 * CELLS_PER_SECOND * _cpu_minutes(limits, device, devices)
+    n_steps = in_time / (per_step * n_features)
+    d_model, n_layers = (64, 3) if cells < SMALL else next(size for least, size in SIZES if n_steps >= least)
+    network = ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=2)
+    training = _training(limits, n_rows, n_features, per_step, cells < SMALL or in_time > 100 * cells)
+    if shape is None:
+        return network, training
+    # A neighbourhood of half an image overfits.
+    near = dataclasses.replace(network, n_layers=max(2, n_layers), neighbourhood=max(1, min(5, min(shape) // 4)))
+    return near, dataclasses.replace(training, muon_lr=2e-2)
+
+
+def _cpu_minutes(limits: TrainConfig, device: str, devices: int) -> float:
     """Give minutes times threads of a training that time alone ends, on CPUs; of others infinity."""
     by_count = limits.epochs is not None or limits.steps is not None
     if limits.minutes is None or by_count or choose_device(device).type != "cpu":
         return math.inf
-    return limits.minutes * (limits.threads or torch.get_num_threads())
+    return limits.minutes * (limits.threads * devices if limits.threads else torch.get_num_threads())
 
 
-def suited(
-    n_rows: int,
-    n_features: int,
-    minutes: float | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    cpu_minutes: float = math.inf,
-    shape: tuple[int, int] | None = None,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Choose a network and its training by the size of a table, and on CPUs by the time.
-
-    Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
-    after the first cycle of rates that brings nothing better, if a limit is not reached before; where there is time
-    for few passes, there is one cycle. Many images are trained on as `TrainConfig` has it.
-
-    Args:
-        cpu_minutes: Minutes times threads of CPUs, where time is what ends the training. In as few steps as they are
-            good for, a small network learns more than a large one, of which each step takes longer.
-        shape: (height, width) where a row is an image.
-    """
-    if shape is not None and n_rows >= MANY_IMAGES:
-        return ModelConfig(), TrainConfig(minutes=minutes, epochs=epochs, steps=steps, seed=seed)
-    rows = min(256, n_rows, max(16, n_rows // 16), max(4, 4096 // n_features))
-    cells, in_time = n_rows * n_features, 60 * CELLS_PER_SECOND * cpu_minutes
-    small = cells < 20_000
-    d_model, n_layers = next(size for least, size in SHAPES if in_time >= least * rows * n_features)
-    if small:
-        d_model, n_layers = 64, 3
-    training = TrainConfig(
-        minutes=minutes,
-        epochs=epochs,
-        steps=steps,
-        seed=seed,
+def _training(limits: TrainConfig, n_rows: int, n_features: int, per_step: int, several_passes: bool) -> TrainConfig:
+    cells, by_muon = n_rows * n_features, limits.recipe == "muon"
+    return dataclasses.replace(
+        limits,
         curriculum=((1.0, 1.0),),
-        rows_per_step=rows,
-        lr=2e-3 if small else 8e-3,
-        muon_lr=1e-2 if shape is None else 2e-2,
+        rows_per_step=per_step,
+        lr=2e-3 if cells < SMALL or not by_muon else 8e-3,
+        muon_lr=1e-2,
         weight_decay=0.1,
         warmup_steps=50,
         dropout=0.2 if n_rows < 5_000 else 0.1 if n_rows < 50_000 else 0.0,
         noise=min(0.1, 2 / n_rows**0.5),
-        cycles=3 if small or (cells < 3_000_000 and in_time > 100 * cells) else 1,
+        cycles=3 if by_muon and several_passes and cells < 3_000_000 else 1,
         averaging=0.99,
         validation_rows=min(2000, max(100, 400_000 // n_features)),
         validation_orders=2,
     )
-    network = ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=2)
-    if shape is None:
-        return network, training
-    # A neighbourhood of half an image overfits, and pixels are learned by two layers better than by one.
-    return replace(network, n_layers=max(2, n_layers), neighbourhood=min(5, min(shape) // 4)), training

@@ -121,7 +121,7 @@ class DEformerStream:
         """Train a copy, so that sessions that are open keep the model they began with."""
         model = copy.deepcopy(table.model)
         rows, _ = table.codec.encode(self._frame(list(self._rows), table))
-        _, config = suited(len(rows), len(table.codec.names), steps=self.steps_per_update, seed=self.n_seen)
+        _, config = suited(rows, TrainConfig(steps=self.steps_per_update, seed=self.n_seen))
         rates: dict[str, Any] = {"lr": config.lr / 4, "muon_lr": config.muon_lr / 4, "warmup_steps": 0}
         limits: dict[str, Any] = {"steps": self.steps_per_update, "epochs": None, "minutes": None, "cycles": 1}
         training = TrainConfig(**{**vars(config), **rates, **(self.training or {}), **limits})

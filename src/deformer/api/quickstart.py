@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from deformer.api import plots
-from deformer.api.defaults import minutes_of_cpus, suited
+from deformer.api.defaults import suited
 from deformer.api.files import make_folder
 from deformer.baselines.independent import Independent
 from deformer.config import ModelConfig, TrainConfig
@@ -41,7 +41,8 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     source = load_source(name)
     if source.shape is None or source.validation is None or source.test is None:
         raise InputError("The quickstart draws images; choose digits or digits-binary.")
-    network, any_order = _defaults(source, minutes / 2, seed, device)  # each model has half of the time
+    limits = TrainConfig(minutes=minutes / 2, seed=seed)  # each model has half of the time
+    network, any_order = suited(source.train, limits, device, shape=source.shape)
     # Subsets of features mean nothing to a fixed order.
     fixed = dataclasses.replace(any_order, orders="raster", curriculum=((1.0, 1.0),))
     print("training a DEformer for any order, then one of the same size for a fixed order", file=sys.stderr)
@@ -57,11 +58,6 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     for picture, content in pictures.items():
         write_bytes(folder / picture, content)
     print(f"model.safetensors, results.json, {', '.join(pictures)} are in {folder}/", file=sys.stderr)
-
-
-def _defaults(source: Source, minutes: float, seed: int, device: str) -> tuple[ModelConfig, TrainConfig]:
-    size, time = (len(source.train), len(source.schema)), minutes_of_cpus(TrainConfig(minutes=minutes), device)
-    return suited(*size, minutes, seed=seed, cpu_minutes=time, shape=source.shape)
 
 
 def _train(source: Source, network: ModelConfig, config: TrainConfig, device: str) -> tuple[DEformer, History]:

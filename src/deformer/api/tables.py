@@ -1,6 +1,5 @@
 """Table models: a network and the codes of its columns, learned from a frame, asked and answering in frames."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deformer.api.defaults import minutes_of_cpus, suited
+from deformer.api.defaults import suited
 from deformer.config import ModelConfig, TrainConfig
 from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
 from deformer.data.frames import Codec, make_codec
@@ -91,14 +90,12 @@ def learn(
         held_out, _ = codec.encode(validation)
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
-    size = (len(rows), len(codec.names))
-    limits = {"minutes": minutes, "epochs": epochs, "steps": steps, **(training or {})}
-    if limits["minutes"] is None and limits["steps"] is None and limits["epochs"] is None:
-        limits["minutes"] = MINUTES
-    time = math.inf if large else minutes_of_cpus(TrainConfig(**limits), device)
-    passes = MOST_EPOCHS if epochs is None else epochs
-    shape, config = suited(*size, limits["minutes"], passes, steps, seed, time)
-    config = TrainConfig(**{**asdict(config), **(training or {})})
+    changes = {"minutes": minutes, "epochs": epochs, "steps": steps, "seed": seed, **(training or {})}
+    if all(changes[limit] is None for limit in ("minutes", "epochs", "steps")):
+        changes["minutes"] = MINUTES
+    shape, config = suited(rows, TrainConfig(**changes), device, large=large)
+    passes = MOST_EPOCHS if config.epochs is None else config.epochs
+    config = TrainConfig(**{**asdict(config), "epochs": passes, **(training or {})})
     model = new_model(codec.schema, ModelConfig(**{**asdict(shape), **(network or {})}), seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)
     for i, column in enumerate(codec.columns):

@@ -1,20 +1,21 @@
 """Training from the command line: a source, a preset and changes to it become a model file."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deformer.api.defaults import minutes_of_cpus, suited
+from deformer.api.defaults import suited
 from deformer.api.files import check_output, make_folder
 from deformer.api.report import report, spell
 from deformer.config import ModelConfig, TrainConfig, from_json, paper_config, paper_training
 from deformer.data.seeds import generator
 from deformer.data.sources import Source, load_source
 from deformer.data.table import split, subset
-from deformer.errors import InputError
+from deformer.errors import CheckpointError, InputError
 from deformer.nn.model import new_model
 from deformer.tasks.density import nll
 from deformer.train.checkpoint import read_header, save
@@ -41,9 +42,15 @@ def train(
     check_output(output, [".safetensors"])
     if directory is not None:
         make_folder(directory)
-    source = with_parts(load_source(name, data_dir), training.get("seed") or 0)
-    checkpoint = newest(directory) if resume else None
-    network_config, config = configure(preset, network, training, source, device, checkpoint)
+    limits = check_training(preset, training)  # before data sets are read or downloaded
+    source = with_parts(load_source(name, data_dir), limits.seed)
+    if (checkpoint := newest(directory) if resume else None) is not None:
+        defaults = read_configs(checkpoint)
+    elif preset == "paper":
+        defaults = paper_config(), limits
+    else:  # machines that count other threads must not choose other networks
+        defaults = suited(source.train, limits, device, devices, shape=source.shape, large=nodes > 1)
+    network_config, config = configure(defaults, network, training, limits)
     check_memory(network_config)
     model = new_model(source.schema, network_config, config.seed)
     assert source.validation is not None
@@ -75,36 +82,50 @@ def train(
     return history.stopped
 
 
-def configure(
-    preset: str,
-    network: Mapping[str, Any],
-    training: Mapping[str, Any],
-    source: Source,
-    device: str = "auto",
-    checkpoint: Path | None = None,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Apply what was named to a preset, or to what suits a source and the time.
-
-    Args:
-        checkpoint: Of a run that goes on with its network, however much time it is given now.
+def check_training(preset: str, training: Mapping[str, Any]) -> TrainConfig:
+    """Apply what was named to a preset's training, whose limits are meant.
 
     Raises:
-        InputError: An unknown preset or an impossible value.
-        CheckpointError: The checkpoint cannot be read.
+        InputError: An unknown preset, an impossible value, or no limit.
     """
     if preset not in ("default", "paper"):
         raise InputError(f"preset must be default or paper, not {preset!r}.")
-    named = {key: value for key, value in training.items() if value is not None}
-    if preset == "paper":
-        base, config = paper_config(), paper_training(**{"epochs": None, **named})
-    else:
-        limits, size = TrainConfig(**named), (len(source.train), len(source.schema))
-        given, time = (limits.minutes, limits.epochs), minutes_of_cpus(limits, device)
-        base, config = suited(*size, *given, limits.steps, limits.seed, time, source.shape)
-        config = dataclasses.replace(config, **named)
-    if checkpoint is not None:
-        base = from_json(ModelConfig, read_header(checkpoint)["config"])
-    return dataclasses.replace(base, **{k: v for k, v in network.items() if v is not None}), config
+    named = _named(training)
+    return paper_training(**{"epochs": None, **named}) if preset == "paper" else TrainConfig(**named)
+
+
+def read_configs(checkpoint: Path) -> tuple[ModelConfig, TrainConfig]:
+    """Give the network and the training of a run that goes on.
+
+    Raises:
+        CheckpointError: It is no checkpoint of a run.
+    """
+    header = read_header(checkpoint)
+    try:
+        return from_json(ModelConfig, header["config"]), from_json(TrainConfig, json.dumps(header["training"]))
+    except (KeyError, InputError) as error:
+        raise CheckpointError(f"{checkpoint} has no usable header: {error}") from error
+
+
+def configure(
+    defaults: tuple[ModelConfig, TrainConfig],
+    network: Mapping[str, Any],
+    training: Mapping[str, Any],
+    limits: TrainConfig,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Change what was named, and when the training ends.
+
+    Raises:
+        InputError: An impossible value.
+    """
+    changes = {name: getattr(limits, name) for name in ("minutes", "epochs", "steps")} | _named(training)
+    if "tokens_per_step" in changes:  # which counts only where rows are not counted
+        changes = {"rows_per_step": None, **changes}
+    return dataclasses.replace(defaults[0], **_named(network)), dataclasses.replace(defaults[1], **changes)
+
+
+def _named(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def check_memory(config: ModelConfig) -> None:

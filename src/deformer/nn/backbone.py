@@ -152,16 +152,16 @@ class Backbone(nn.Module):
         cache: Cache | None = None,
         drop: Dropout | None = None,
         seen: Float[Tensor, "batch 1 2 keys"] | None = None,
-        told: Turns = None,
+        key_turns: Turns = None,
     ) -> Float[Tensor, "batch asked d_model"]:
         """Run a sequence in which every `group`-th token is content, and each sees the content up to its position.
 
         With group 2, content and queries alternate and only the queries are returned. With a cache, already grown to
         hold this content, the content is also written into it; `seen` then says which keys each token of a pair sees.
-        Keys lie where their token asks from, or where `told` says.
+        Keys lie where their token asks from, or where `key_turns` says.
         """
-        if told is None and turns is not None:
-            told = turns[:, :, ::group]
+        if key_turns is None and turns is not None:
+            key_turns = turns[:, :, ::group]
         content, visible = None, seen if seen is not None or cache is None else cache.present
         for layer, block in self._layers():
             if layer == self.content_layers:  # from here on content is read, but changes no more
@@ -169,7 +169,7 @@ class Backbone(nn.Module):
                 x, turns, group = x[:, asked], None if turns is None else turns[:, :, asked], 1
                 visible = visible if seen is None else seen[:, :, asked]
             y = block.enter(x)
-            k, v = block.tell(y[:, ::group] if content is None else block.enter(content), told)
+            k, v = block.tell(y[:, ::group] if content is None else block.enter(content), key_turns)
             if cache is not None:
                 cache.write(layer, k, v)
                 k, v = cache.read(layer)
@@ -178,13 +178,14 @@ class Backbone(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
-    def ask(self, x: Tokens, turns: Turns, cache: Cache, told: Turns, own: bool) -> Tokens:
-        """Run queries that see the cache, and with `own` themselves, whose keys lie at `told`, but never each other."""
+    def ask(self, x: Tokens, turns: Turns, cache: Cache, own: bool, key_turns: Turns = None) -> Tokens:
+        """Run queries that see the cache, and with `own` themselves, but never each other; turns as in `extend`."""
+        key_turns = turns if key_turns is None else key_turns
         for layer, block in self._layers():
             y = block.enter(x)
             q, (k, v) = block.ask(y, turns), cache.read(layer)
             if own:
-                attended = attend_with_self(q, (k, v), block.tell(y, told), cache.present)
+                attended = attend_with_self(q, (k, v), block.tell(y, key_turns), cache.present)
             else:
                 attended = attend(q, k, v, cache.present)
             x = block.leave(x, attended)

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -131,9 +132,8 @@ class DEformer(nn.Module):
         z, u = self.tokens.z(features), self.tokens.u(features, values)
         _, around = self.tell_neighbours(self.nothing_known(len(features)), features, values)
         z = z + around
-        if not self.single_stream:  # whose tokens, sums of both, would be told of two surroundings at once
+        if not self.single_stream:  # there a token is the sum of both, and is told once, by z
             u = u + around
-        told = features
         if self.config.wiring != "interleaved":
             beginning, nowhere = self._beginning(len(features))
             u = torch.cat([beginning.to(u.dtype), u[:, :-1]], 1)
@@ -142,7 +142,7 @@ class DEformer(nn.Module):
             pairs, places = torch.stack([u, z], 2), torch.stack([told, features], 2)  # batch n 2 d_model
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places.flatten(1)), group=2, drop=drop)
         elif self.single_stream:
-            processed = self.backbone.extend(u + z, self._turns(features), told=self._turns(told), drop=drop)
+            processed = self.backbone.extend(u + z, self._turns(features), key_turns=self._turns(told), drop=drop)
         else:
             pairs, places = torch.stack([z, u], 2), features.repeat_interleave(2, 1)
             processed = self.backbone.extend(pairs.flatten(1, 2), self._turns(places), drop=drop)[:, ::2]
@@ -183,26 +183,22 @@ def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) 
 class Pending:
     """In "single_stream" what was observed last: part of the token of whoever is next, whose key lies at its place."""
 
-    token: Float[Tensor, "batch n d_model"]
-    feature: Int[Tensor, "batch n"]
+    tokens: Float[Tensor, "batch n d_model"]
+    features: Identities
 
-    def then(
+    def observe(
         self, u: Float[Tensor, "batch n d_model"], features: Identities, present: Bool[Tensor, "batch n"] | None
     ) -> tuple["Pending", "Pending"]:
         """Observe more; give what was present last before each of these features, and what is last of all."""
         places = torch.arange(1, u.shape[1] + 1, device=u.device).expand(features.shape)
         newest = (places if present is None else places.masked_fill(~present, 0)).cummax(1).values
-        at = torch.cat([torch.zeros_like(newest[:, :1]), newest], 1)
-        feature = torch.cat([self.feature, features], 1).gather(1, at)
-        token = torch.cat([self.token.to(u.dtype), u], 1).gather(1, at[..., None].expand(-1, -1, u.shape[2]))
-        return Pending(token[:, :-1], feature[:, :-1]), Pending(token[:, -1:], feature[:, -1:])
+        at = F.pad(newest, (1, 0))  # batch n + 1
+        tokens = torch.cat([self.tokens.to(u.dtype), u], 1).gather(1, at[..., None].expand(-1, -1, u.shape[2]))
+        features = torch.cat([self.features, features], 1).gather(1, at)
+        return Pending(tokens[:, :-1], features[:, :-1]), Pending(tokens[:, -1:], features[:, -1:])
 
     def select(self, rows: Tensor) -> "Pending":
-        return Pending(self.token[rows], self.feature[rows])
-
-    def put(self, rows: Tensor, pending: "Pending") -> None:
-        """Overwrite some rows."""
-        self.token[rows], self.feature[rows] = pending.token, pending.feature
+        return Pending(self.tokens[rows], self.features[rows])
 
 
 @dataclass(frozen=True)
@@ -236,10 +232,10 @@ class State:
         """
         model = self.model
         evidence, around = model.tell_neighbours(self.evidence, features, values, present)
-        x, told, pending = model.tokens.u(features, values), None, None
+        x, key_turns, pending = model.tokens.u(features, values), None, None
         if self.pending is not None:
-            before, pending = self.pending.then(x, features, present)
-            x, told = before.token + model.tokens.z(features) + around, model._turns(before.feature)
+            before, pending = self.pending.observe(x, features, present)
+            x, key_turns = before.tokens + model.tokens.z(features) + around, model._turns(before.features)
         elif model.two_stream:
             x = x + around
         else:
@@ -247,7 +243,7 @@ class State:
             features = features.repeat_interleave(2, 1)
             present = None if present is None else present.repeat_interleave(2, 1)
         cache = self.cache.grow(x.shape[1], present, model.tokens_per_value * self.room + 1)
-        model.backbone.extend(x, model._turns(features), cache=cache, told=told)
+        model.backbone.extend(x, model._turns(features), cache=cache, key_turns=key_turns)
         return dataclasses.replace(self, cache=cache, evidence=evidence, pending=pending)
 
     @torch.inference_mode()
@@ -255,10 +251,10 @@ class State:
         """Give p(x_i | everything observed) for any number of features at once, each on its own."""
         model = self.model
         z, turns = model.queries(features, self.evidence), model._turns(features)
-        told = turns
+        key_turns = None
         if self.pending is not None:
-            z, told = z + self.pending.token, model._turns(self.pending.feature.expand(features.shape))
-        processed = model.backbone.ask(z, turns, self.cache, told, own=not model.two_stream)
+            z, key_turns = z + self.pending.tokens, model._turns(self.pending.features.expand(features.shape))
+        processed = model.backbone.ask(z, turns, self.cache, own=not model.two_stream, key_turns=key_turns)
         conditionals: Conditionals = model.head(processed, features)
         return conditionals
 

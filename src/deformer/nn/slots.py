@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deformer.nn.cache import Cache
-from deformer.nn.model import DEformer, State
+from deformer.nn.model import DEformer, Pending, State
 from deformer.nn.neighbours import NEVER, Evidence
 
 
@@ -48,7 +48,7 @@ class Slots:
             empty = Evidence.empty(len(slots), len(self.model.schema), self._evidence.values)
             self._evidence.values[slots], self._evidence.times[slots] = empty.values, empty.times
         if self._pending is not None and self._fresh.pending is not None:
-            self._pending.put(slots, self._fresh.pending)
+            _put(self._pending, slots, self._fresh.pending)
 
     def take(self, slots: Tensor, n_new: int) -> State:
         """Copy the states of some slots into one that has room for so many new observations."""
@@ -88,4 +88,8 @@ class Slots:
             times = evidence.times.masked_fill(evidence.times < NEVER, 0)
             self._evidence.values[slots], self._evidence.times[slots] = evidence.values, times
         if self._pending is not None and state.pending is not None:
-            self._pending.put(slots, state.pending)
+            _put(self._pending, slots, state.pending)
+
+
+def _put(own: Pending, slots: Tensor, pending: Pending) -> None:
+    own.tokens[slots], own.features[slots] = pending.tokens, pending.features
