@@ -340,7 +340,8 @@ class _Fitting:
     def _is_due(self, done: float) -> bool:
         """Validate every so many steps or, where the clock decides, at every twentieth of a run.
 
-        Under the clock validation may take a tenth of the time at most.
+        Under the clock validation may take a tenth of the time at most. There the first twentieth is halved again and
+        again, since few rows may be overfitted before it is over.
         """
         every, config, state = self.config.validate_every, self.config, self.state
         if every is None and config.steps is not None and config.minutes is None and config.epochs is None:
@@ -348,7 +349,7 @@ class _Fitting:
         if every is not None:
             return state.step % every == 0
         affordable = config.minutes is None or state.minutes - state.validated_at >= 9 * state.validation_took
-        return affordable and math.floor(20 * self._done()) > math.floor(20 * done)
+        return affordable and _looks(self._done()) > _looks(done)
 
     def _ends_cycle(self, done: float) -> bool:
         return any(done < end <= self._done() for end in cycle_ends(self.config))
@@ -459,6 +460,11 @@ class _Fitting:
         kept = _below(tensors, "training.average.") if self.config.averaging is not None else {}
         average = {n: t.to(self.model.device) for n, t in kept.items()}
         self.state = Run(**counters, points=points, best=_below(tensors, "best."), average=average)
+
+
+def _looks(done: float) -> int:
+    """Count the validations that are due until a fraction of a run."""
+    return math.floor(20 * done) + sum(done >= 1 / 20 / 2**k for k in range(1, 5))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
