@@ -464,7 +464,7 @@ class _Fitting:
 
 def _looks(done: float) -> int:
     """Count the validations that are due until a fraction of a run."""
-    return math.floor(20 * done) + sum(done >= 1 / 20 / 2**k for k in range(1, 5))
+    return math.floor(20 * done) + sum(done >= 0.05 * 0.5**k for k in range(1, 5))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
