@@ -40,6 +40,7 @@ def suited(
         large: Whether the network is as large however little the time.
 
     Examples:
+        >>> from deformer import load_source
         >>> rows = load_source("digits").train
         >>> network, training = suited(rows, TrainConfig(minutes=1, threads=1), "cpu", shape=(8, 8))
         >>> network.d_model, network.n_layers, training.rows_per_step
