@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from deformer.api import cli
-from deformer.api import training as training_module
 from deformer.api.defaults import suited
 from deformer.api.training import configure, read_configs
 from deformer.api.training import train as train_on_files
@@ -141,6 +140,9 @@ def test_a_run_keeps_its_network_and_recipe_whatever_its_time(run: Run, tmp_path
     last = newest(directory)
     assert last is not None
     assert read_configs(last) == (network, dataclasses.replace(training, steps=2))
+    code, _, error = run(*words, "--resume", "--preset", "paper", "--steps", 3)
+    assert code != 0
+    assert "is of a run whose" in error
 
 
 def test_tokens_or_rows_make_a_batch() -> None:
@@ -150,7 +152,7 @@ def test_tokens_or_rows_make_a_batch() -> None:
 
 
 def test_mistakes_are_found_before_data_are_read(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_module, "load_source", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("deformer.api.training.load_source", lambda *_: pytest.fail("read"))
     assert "preset" in refused("train", "--source", "digits", *TINY, "--preset", "bogus")
     assert "Say how long" in refused("train", "--source", "digits")
     assert "lr must be positive" in refused("train", "--source", "digits", *TINY, "--lr", -1)

@@ -32,7 +32,7 @@ def test_networks_grow_with_the_time() -> None:
 @pytest.mark.parametrize("unlimited", [TrainConfig(steps=1), TrainConfig(epochs=0.1), TrainConfig(minutes=1, steps=1)])
 def test_what_steps_or_epochs_end_is_large(unlimited: TrainConfig) -> None:
     large = suited(zeros(5_000, 80), TIMED, "cpu", large=True)[0]
-    assert large.n_layers == 3
+    assert (large.d_model, large.n_layers) == (128, 3)
     assert suited(zeros(5_000, 80), unlimited, "cpu")[0] == large
 
 

@@ -283,3 +283,11 @@ def test_a_run_on_rows_of_another_schema_is_not_resumed(tmp_path: Path) -> None:
     rows = as_rows(stripes().values, schema)
     with pytest.raises(CheckpointError, match="of another schema"):
         fit(DEformer(schema, SMALL), rows, STEPS, directory=tmp_path, resume=True)
+
+
+def test_a_run_that_passes_end_is_validated_early() -> None:
+    rows = stripes()
+    config = TrainConfig(epochs=40, rows_per_step=len(rows) // 16, validation_rows=10, threads=1)
+    history = fit(new_model(), rows, config, validation=rows)
+    n_steps = history.points[-1].step
+    assert [round(320 * p.step / n_steps) for p in history.points[:7]] == [1, 2, 4, 8, 16, 32, 48]

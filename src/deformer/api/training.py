@@ -44,10 +44,10 @@ def train(
         make_folder(directory)
     limits = check_training(preset, training)  # before data sets are read or downloaded
     source = with_parts(load_source(name, data_dir), limits.seed)
-    if (checkpoint := newest(directory) if resume else None) is not None:
-        defaults = read_configs(checkpoint)
-    elif preset == "paper":
+    if preset == "paper":
         defaults = paper_config(), limits
+    elif (checkpoint := newest(directory) if resume else None) is not None:
+        defaults = read_configs(checkpoint)
     else:  # machines that count other threads must not choose other networks
         defaults = suited(source.train, limits, device, devices, shape=source.shape, large=nodes > 1)
     network_config, config = configure(defaults, network, training, limits)

@@ -338,10 +338,10 @@ class _Fitting:
                 self.state.average[name] = p.clone()
 
     def _is_due(self, done: float) -> bool:
-        """Validate every so many steps or, where the clock decides, at every twentieth of a run.
+        """Validate every so many steps or, where the clock or passes decide, at every twentieth of a run.
 
-        Under the clock validation may take a tenth of the time at most. There the first twentieth is halved again and
-        again, since few rows may be overfitted before it is over.
+        There the first twentieth is halved again and again, since few rows may be overfitted before it is over. Under
+        the clock validation may take a tenth of the time at most.
         """
         every, config, state = self.config.validate_every, self.config, self.state
         if every is None and config.steps is not None and config.minutes is None and config.epochs is None:
