@@ -128,7 +128,7 @@ class TrainConfig:
         averaging: Decay per step of an exponential average of the weights, which is then what is validated and kept.
             None: no averaging.
         precision: "float32", "bfloat16" (autocast), "float64", or "auto": bfloat16 where the device has units for it.
-        validate_every: Steps between validations. None: a twentieth of the run; unless steps end it some early ones too.
+        validate_every: Steps between validations. None: a twentieth of the run; unless steps end it some early ones.
         validation_rows: Most rows a validation looks at, drawn once.
         validation_orders: Random orders per validation row, the same at each validation.
         patience: Validations without a better loss after which the run stops. None: never.
