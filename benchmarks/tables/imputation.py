@@ -20,7 +20,7 @@ from deformer.data.columns import values_of
 FILES = {"adult": "adult.data", "wine": "winequality-white.csv", "concrete": "concrete/data.txt"}
 PATTERNS = ("random", "by_value")
 CASES = tuple(f"{name}-{pattern}-{seed}" for name in FILES for pattern in PATTERNS for seed in range(5))
-PEERS = ("iterative", "knn", "miceforest")
+PEERS = ("iterative", "knn", "miceforest", "simple")
 MISSING = 0.2
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -89,7 +89,12 @@ def _places(table: TableModel, use: pd.DataFrame, name: str, values: Floats, dra
 
 
 def _peer(name: str, fit: pd.DataFrame, use: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Fill by a peer, on numbers for numbers and on codes or one column a label for labels, as each expects."""
+    """Fill by a peer, on numbers for numbers and on codes or one column a label for labels, as each expects.
+
+    The simple one knows each column alone: its mean, or its most frequent label.
+    """
+    if name == "simple":
+        return use.fillna({c: fit[c].mean() if fit[c].dtype.kind in "if" else fit[c].mode()[0] for c in fit})
     if name == "miceforest":
         return _miceforest(fit, use, seed)
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401

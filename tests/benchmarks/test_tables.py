@@ -68,10 +68,10 @@ def test_anomaly(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("pattern", imputation.PATTERNS)
 def test_imputation(data: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr(imputation, "PEERS", ("iterative", "knn"))
+    monkeypatch.setattr(imputation, "PEERS", ("iterative", "knn", "simple"))
     assert f"| wine-{pattern} | " in run(monkeypatch, data, "impute", "--only", f"wine-{pattern}-0")
     result = json.loads((data / "out" / "impute" / f"wine-{pattern}-0.json").read_text())
-    for method in ("deformer", "iterative", "knn"):
+    for method in ("deformer", "iterative", "knn", "simple"):
         assert 0 < result[method]["nrmse"] < 2
         assert 0 <= result[method]["accuracy"] <= 1
 
