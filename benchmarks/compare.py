@@ -215,6 +215,7 @@ def measure(
         "bfloat16": model.rounds and bfloat16_is_fast(),
         "float32_operations_per_second": rates,
     }
+    result["nll_by_row"] = [round(nats, 4) for nats in scores.per_order.mean(0).tolist()]
     if n_orders > 1 and model.exact:
         result |= {"ensemble": scores.ensemble, "ensemble_error": scores.ensemble_error}
     return result
@@ -242,16 +243,30 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Write the results of one source at one length of training as Markdown.
 
     A row of which a random subset of features was trained on counts as a row. A mean over orders with a ~ is estimated.
+    How much more a model needs than the DEformer of as many orders is known better than either, since both scored the
+    same rows.
     """
     head = ["model", "parameters", "rows/s", "NLL, mean over orders (nats)", "ensemble", "NLL, fixed order"]
+    head += ["more than the DEformer", "16 samples (s)"]
     lines = []
     for name, r in results.items():
         score = f"{'' if r.get('exact', True) else '~'}{r['nll']:.2f} +- {r['error']:.2f}"
         any_order = name in SEVERAL_ORDERS
         together = f"{r['ensemble']:.2f} +- {r['ensemble_error']:.2f}" if "ensemble" in r else ""
-        cells = [name, f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
-        lines.append([*cells, "" if any_order else score, f"{r['sampling_seconds_of_16']:.1f}"])
-    return markdown([*head, "16 samples (s)"], lines)
+        cells = [f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
+        rival = results.get("deformer" if any_order else "deformer, fixed order")
+        cells += ["" if any_order else score, more(r, rival), f"{r['sampling_seconds_of_16']:.1f}"]
+        lines.append([name, *cells])
+    return markdown(head, lines)
+
+
+def more(result: dict[str, Any], than: dict[str, Any] | None) -> str:
+    """Give the mean difference of two models' scores of the same rows, and its standard error."""
+    if than is None or than is result or "nll_by_row" not in result or "nll_by_row" not in than:
+        return ""
+    theirs, ours = (torch.tensor([r["nll_by_row"]], dtype=torch.float64) for r in (result, than))
+    difference = NLL(theirs - ours)
+    return f"{difference.mean:+.2f} +- {difference.mean_error:.2f}"
 
 
 def settled(minutes: list[float], nats: list[float]) -> tuple[list[float], list[float]]:
