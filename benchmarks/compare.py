@@ -255,12 +255,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         together = f"{r['ensemble']:.2f} +- {r['ensemble_error']:.2f}" if "ensemble" in r else ""
         cells = [f"{r['parameters']:,}", f"{r['rows_per_second']:.0f}", score if any_order else "", together]
         rival = results.get("deformer" if any_order else "deformer, fixed order")
-        cells += ["" if any_order else score, more(r, rival), f"{r['sampling_seconds_of_16']:.1f}"]
+        cells += ["" if any_order else score, paired_difference(r, rival), f"{r['sampling_seconds_of_16']:.1f}"]
         lines.append([name, *cells])
     return markdown(head, lines)
 
 
-def more(result: dict[str, Any], than: dict[str, Any] | None) -> str:
+def paired_difference(result: dict[str, Any], than: dict[str, Any] | None) -> str:
     """Give the mean difference of two models' scores of the same rows, and its standard error."""
     if than is None or than is result or "nll_by_row" not in result or "nll_by_row" not in than:
         return ""

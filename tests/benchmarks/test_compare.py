@@ -28,8 +28,9 @@ def test_models_are_compared_and_what_is_there_is_not_measured_again(
 
 def test_differences_are_those_of_the_same_rows() -> None:
     ours, theirs = {"nll_by_row": [1.0, 20.0, 3.0]}, {"nll_by_row": [2.0, 21.5, 3.5]}
-    assert compare.more(theirs, ours) == f"+1.00 +- {0.5 / 3**0.5:.2f}"
-    assert compare.more(ours, ours) == compare.more(theirs, None) == compare.more(theirs, {}) == ""
+    assert compare.paired_difference(theirs, ours) == f"+1.00 +- {0.5 / 3**0.5:.2f}"
+    for than in (theirs, None, {}):
+        assert compare.paired_difference(theirs, than) == ""
 
 
 def test_an_interrupted_training_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
