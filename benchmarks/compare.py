@@ -164,6 +164,15 @@ def theirs(make: Callable[[Schema], Baseline], **choices: Any) -> Make:
     return lambda source, minutes: Theirs(make(source.schema), **choices)
 
 
+def as_large(make: Callable[[Schema, ModelConfig], Baseline], **choices: Any) -> Make:
+    """Make a baseline that is a Transformer too, with as many layers of the same width."""
+    return lambda source, minutes: Theirs(make(source.schema, ModelConfig(**defaults(source, minutes)[0])), **choices)
+
+
+def trade(schema: Schema, size: ModelConfig) -> Baseline:
+    return TraDE(schema, size.d_model, size.n_layers, size.n_heads, size.width_ff)
+
+
 SEVERAL_ORDERS = (
     *("deformer", "deformer interleaved", "deformer single stream", "masked Transformer", "DeepNADE"),
     "MADE, 32 orders",
@@ -172,13 +181,13 @@ MODELS: dict[str, Make] = {
     "deformer": ours({}),
     "deformer interleaved": ours({"wiring": "interleaved"}),
     "deformer single stream": ours({"wiring": "single_stream"}),
-    "masked Transformer": theirs(MaskedTransformer, batch=16, rounds=True),
+    "masked Transformer": as_large(MaskedTransformer, batch=16, rounds=True),
     "DeepNADE": theirs(DeepNADE, rounds=True),
     "MADE, 32 orders": theirs(lambda s: MADE(s, (2000, 2000) if len(s) > MANY_FEATURES else (500, 500)), rounds=True),
     "deformer, fixed order": ours({}, "raster"),
     "NADE": theirs(NADE, batch=20),
     "MADE, one order": theirs(lambda s: MADE(s, (500,), n_masks=1), rounds=True),
-    "TraDE": theirs(TraDE, lr=3e-4, batch=32, rounds=True),
+    "TraDE": as_large(trade, lr=3e-4, batch=32, rounds=True),
     "PixelCNN": theirs(lambda s: PixelRNN(s, "cnn", 64), batch=32, rounds=True),
     "Row LSTM": theirs(lambda s: PixelRNN(s, "row"), batch=16),
     "Diagonal BiLSTM": theirs(lambda s: PixelRNN(s, "diagonal"), batch=16, rounds=True),

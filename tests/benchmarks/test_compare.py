@@ -7,7 +7,7 @@ from benchmarks import compare, recipe
 from deformer.train.history import History
 
 TOY = ["--source", "digits-binary", "--rows", "20", "--orders", "2", "--minutes", "0.002"]
-SOME = ["deformer", "deformer, fixed order", "NADE", "DeepNADE", "MADE, 32 orders"]
+SOME = ["deformer", "masked Transformer", "deformer, fixed order", "NADE", "DeepNADE", "MADE, 32 orders", "TraDE"]
 
 
 def test_models_are_compared_and_what_is_there_is_not_measured_again(
