@@ -81,3 +81,19 @@ def test_rows_named_by_several_columns_keep_their_names(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame)
     with pytest.raises(InputError, match="named by 'x'"), ChunkWriter(tmp_path / "u.csv") as writer:
         writer.write(frame.set_index("x", drop=False))
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+@pytest.mark.parametrize("header", ["size;colour;n\n", ""])
+def test_decimal_commas(tmp_path: Path, mark: str, header: str) -> None:
+    (tmp_path / "x.csv").write_text((header + "1,5;red, or so;3\n-2;blue;4\n;red;1\n").replace(";", mark))
+    frame = read_all(tmp_path / "x.csv")
+    assert frame.iloc[:2, 0].tolist() == [1.5, -2.0]
+    assert frame.iloc[:, 1].tolist() == ["red, or so", "blue", "red"]
+    assert frame.iloc[:, 2].tolist() == [3, 4, 1]
+
+
+@pytest.mark.parametrize("text", ["a;b\n1,5;2.5\n", "a;b\n1,234,5;2\n", 'a,b\n"1,5",2\n', "a,b;c\n1,2\n"])
+def test_commas_that_may_be_something_else_stay(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    assert 1.5 not in read_all(tmp_path / "x.csv").iloc[0].tolist()

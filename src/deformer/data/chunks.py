@@ -8,7 +8,7 @@ import re
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ from deformer.errors import InputError
 MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
 TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
+LOOKED_AT = 200  # lines of a text, to see how its numbers are written
+DECIMALS = re.compile(r"[+-]?\d*([.,])\d+(?:[eE][+-]?\d+)?")
 NO_PYARROW = "Parquet needs pyarrow: pip install 'deformer[parquet]'."
 
 
@@ -46,7 +48,8 @@ class Layout:
 def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[pd.DataFrame]:
     """Read a table, at most n_rows at a time.
 
-    Text may be separated by commas, semicolons or tabs. Cells that a line lacks at its end are missing.
+    Text may be separated by commas, or by semicolons or tabs, and then have decimal commas. Cells that a line lacks at
+    its end are missing.
 
     Raises:
         InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or
@@ -108,22 +111,28 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     """Read text as `read_chunks` does, from an open file that can be rewound."""
     lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
     line = next(filter(str.strip, lines), "")
-    separator = max(",;\t", key=re.sub('"[^"]*"', "", line).count)
+    unquoted = re.sub('"[^"]*"', "", line)
+    if {";", "\t"} & {*unquoted}:
+        unquoted = re.sub(r"(?<=\d),(?=\d)", ".", unquoted)
+    separator = max(",;\t", key=unquoted.count)
     reader = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
     records = filter(None, reader)  # pandas skips blank lines as well
     first, second = next(records, []), next(records, [])
+    looked_at = itertools.chain([first, second], itertools.islice(records, LOOKED_AT))
+    decimal = "." if separator == "," else _decimal(looked_at)
     file.seek(0)
     if any(second[len(first) :]):  # pandas would drop what has no name
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     if not first:
         return
     known = {*layout.names, layout.index}
-    headed = layout.header or known.issuperset(first) or not any(_is_number(cell) for cell in first)
+    numbers = (_is_number(cell.replace(decimal, ".")) for cell in first)
+    headed = layout.header or known.issuperset(first) or not any(numbers)
     twice = [name for name, n in Counter(first).items() if name and n > 1]
     if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
     names: dict[str, Any] = {} if headed else {"header": None, "names": names_of_array(len(first))}
-    options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "na_values": MISSING}
+    options: dict[str, Any] = {"sep": separator, "decimal": decimal, "skipinitialspace": True, "na_values": MISSING}
     options |= {
         "encoding": "utf-8-sig",
         "low_memory": False,
@@ -131,6 +140,12 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     }
     with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
         yield from reader
+
+
+def _decimal(records: Iterable[list[str]]) -> str:
+    """Say what stands before decimals: a comma where numbers have nothing else."""
+    marks = {found[1] for record in records for cell in record if (found := DECIMALS.fullmatch(cell.strip()))}
+    return "," if marks == {","} else "."
 
 
 def _is_number(cell: str) -> bool:
