@@ -246,6 +246,8 @@ def test_a_table_from_file_to_file(run: Run, refused: Callable[..., str], tmp_pa
     code, out, _ = run("fit", source, "-o", model, "--steps", 3, "--label", "n")
     assert code == 0
     assert "labels" in out
+    columns = json.loads(run("info", "-m", model)[1])["columns"]
+    assert [(c["name"], c["coded as"]) for c in columns] == [("x", "numbers"), ("l", "labels"), ("n", "labels")]
     assert len(run("score", "-m", model, source)[1].splitlines()) == 61
     assert run("impute", "-m", model, source, "--strategy", "mode", "-o", tmp_path / "f.csv") == (0, "", "")
     assert all("" not in line for line in read(tmp_path / "f.csv"))

@@ -372,23 +372,25 @@ def serve(
 
 @app.command()
 def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Device.cpu) -> None:
-    """Describe a model: its features, its network and the notes it came with."""
+    """Describe a model: its features or a table's columns, its network and the notes it came with."""
     from dataclasses import asdict
 
-    from deformer.api import files
+    from deformer.api import files, tables
     from deformer.train.checkpoint import read_notes
 
-    network = files.open_model(model, device.value)
-    features = [
-        {"name": f.name, **asdict(f.domain), "domain": type(f.domain).__name__} for f in network.schema.features
-    ]
-    described = {
+    network, path = files.open_model(model, device.value), files.model_path(model)
+    described: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "config": asdict(network.config),
-        "notes": read_notes(files.model_path(model)),
-        "n_features": len(features),
-        "features": features[:8],
+        "notes": read_notes(path),
+        "n_features": len(network.schema),
     }
+    if files.is_table(model):
+        described["columns"] = tables.load_table(path).codec.describe().reset_index().to_dict("records")
+    else:
+        described["features"] = [
+            {"name": f.name, **asdict(f.domain), "domain": type(f.domain).__name__} for f in network.schema.features[:8]
+        ]
     print(json.dumps(described, indent=2))
 
 

@@ -454,7 +454,7 @@ class _Fitting:
         load_weights(self.model, _below(tensors, "model."), path)
         restore_optimisers(self.optimisers, tensors)
         counters = dict(header["run"])
-        if any(header["training"][n] != getattr(self.config, n) for n in LIMITS):
+        if any(header["training"].get(n) != getattr(self.config, n) for n in LIMITS):
             counters["out_of_patience"] = False
         points = [Point(**p) for p in counters.pop("points")]
         kept = _below(tensors, "training.average.") if self.config.averaging is not None else {}
