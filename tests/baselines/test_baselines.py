@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.models import SCHEMAS, worlds
 
+from deformer.baselines import baseline
 from deformer.baselines.any_order import known_sets
 from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
@@ -15,7 +16,17 @@ from deformer.baselines.pixels import PixelRNN, skew, unskew
 from deformer.baselines.raster import RasterBaseline
 from deformer.baselines.trade import TraDE
 from deformer.config import ModelConfig
-from deformer.data.schema import Binary, Categorical, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
+from deformer.data.schema import (
+    Binary,
+    Categorical,
+    Continuous,
+    Domain,
+    Feature,
+    Ordinal,
+    Schema,
+    image_schema,
+    table_schema,
+)
 from deformer.data.seeds import generator
 from deformer.data.table import as_rows
 from deformer.errors import InputError
@@ -112,7 +123,7 @@ def test_gradients_flow_from_every_earlier_feature_and_no_other(name: str) -> No
 
 def _terms_given(model: Baseline, told: torch.Tensor, chosen: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     if isinstance(model, MADE):
-        return model.conditionals(told, model.masks(int(model._which(order)))).log_prob(chosen)
+        return model.conditionals(told, model.weights(int(model._which(order)))).log_prob(chosen)
     if isinstance(model, RasterBaseline):
         return model.conditionals(told).log_prob(chosen)
     assert isinstance(model, DeepNADE)
@@ -184,6 +195,49 @@ def test_training_begins_at_the_marginals(name: str) -> None:
     assert abs(-model.log_prob(rows).mean().item() - entropy) < 0.02
 
 
+@pytest.mark.parametrize("domain", [Binary(), Ordinal(3)])
+def test_images_begin_at_the_frequencies_of_their_values(domain: Domain) -> None:
+    schema = image_schema(2, 4, domain)
+    rows = as_rows(torch.randint(0, 2, (400, 8), generator=generator(0)) * (domain.n_labels - 1), schema)
+    model = PixelRNN(schema, "cnn", 4, 1)
+    model.start(rows)
+    assert abs(-model.log_prob(rows).mean().item() - 8 * math.log(2)) < 0.05
+
+
+def test_the_best_weights_are_kept_and_rates_fall_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, weights, rates = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, *[5.0] * 99]), [], []
+
+    def look(self: Baseline, x: torch.Tensor, draws: torch.Generator) -> float:
+        weights.append({name: t.clone() for name, t in self.state_dict().items()})
+        return next(told)
+
+    def set_rates(optimisers: list[torch.optim.Optimizer], factor: float) -> None:
+        rates.append(factor)
+
+    monkeypatch.setattr(DeepNADE, "look", look)
+    monkeypatch.setattr(baseline, "set_rates", set_rates)
+    rows = as_rows(torch.randint(0, 2, (40, 8), generator=generator(0)), IMAGE)
+    model = DeepNADE(IMAGE, (8,))
+    curve = fit_baseline(model, rows[:20], rows[20:], steps=1_000_000, batch=20, patience=2)
+    assert curve.nll[:4] == [3.0, 1.0, 2.0, 2.0]
+    assert all(torch.equal(t, weights[1][name]) for name, t in model.state_dict().items())
+    assert [round(1 / f) for f in (rates[0], rates[400], rates[600], rates[-1])] == [1, 3, 9, 27]
+    assert len(curve.nll) == 2 + 4 * 2
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_decay_shrinks_matrices_and_no_biases(muon_lr: float | None) -> None:
+    model = MaskedTransformer(IMAGE, ModelConfig(d_model=8, n_heads=1, n_layers=1))
+    decays = {}
+    for optimiser in baseline._optimisers(model, 1e-3, muon_lr, 0.3):
+        for group in optimiser.param_groups:
+            decays |= {id(p): (group["weight_decay"], type(optimiser).__name__) for p in group["params"]}
+    assert len(decays) == len(list(model.parameters()))
+    assert all((decays[id(p)][0] > 0) == (p.ndim > 1) for p in model.parameters())
+    by_muon = {id(p) for p in model.parameters() if decays[id(p)][1] == "Muon"}
+    assert by_muon == ({id(p) for p in model.hidden_matrices()} if muon_lr else set())
+
+
 def test_a_model_that_gets_no_better_stops() -> None:
     rows = as_rows(torch.randint(0, 2, (40, 8), generator=generator(0)), IMAGE)
     curve = fit_baseline(DeepNADE(IMAGE, (64, 64)), rows[:20], rows[20:], steps=100_000, batch=20, lr=1e-2, patience=3)
@@ -244,6 +298,13 @@ def test_a_kept_mask_is_the_one_that_is_made_anew() -> None:
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(kept.masks(3), again.masks(3), strict=True))
     assert kept.double().masks(3)[0].dtype == torch.float64
+
+
+def test_masks_that_are_kept_follow_the_state_that_is_loaded() -> None:
+    first, second = (MADE(IMAGE, (16,), n_masks=2, seed=seed) for seed in (0, 1))
+    second.masks(0)
+    second.load_state_dict(first.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(first.masks(0), second.masks(0), strict=True))
 
 
 def test_images_are_slanted_and_set_upright_again() -> None:

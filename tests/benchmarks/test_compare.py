@@ -1,9 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from benchmarks import compare, recipe
 
+from deformer import load_source
+from deformer.api.training import with_parts
+from deformer.baselines.baseline import Baseline, Curve
+from deformer.baselines.nade import NADE
 from deformer.train.history import History
 
 TOY = ["--source", "digits-binary", "--rows", "20", "--orders", "2", "--minutes", "0.002"]
@@ -31,6 +38,40 @@ def test_differences_are_those_of_the_same_rows() -> None:
     assert compare.paired_difference(theirs, ours) == f"+1.00 +- {0.5 / 3**0.5:.2f}"
     for than in (theirs, None, {}):
         assert compare.paired_difference(theirs, than) == ""
+
+
+def test_validation_chooses_among_the_variants_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, seen = iter([[3.0, 2.0], [4.0, 1.0], [1.5]]), []
+
+    def fit_baseline(model: Baseline, *_: Any, minutes: float, weight_decay: float, **__: Any) -> Curve:
+        seen.append((model, weight_decay))
+        nll = next(told)
+        return Curve([0.1 * minutes] * len(nll), nll, 7)
+
+    monkeypatch.setattr(compare, "fit_baseline", fit_baseline)
+    source = with_parts(load_source("digits-binary"), 0)
+    makers = [lambda s: NADE(s, 4), lambda s: NADE(s, 5)]
+    model = compare.Theirs(source.schema, makers, [0.0, 0.1])
+    monkeypatch.setattr(compare.time, "monotonic", iter([0.0, 0.0, 30.0, 40.0, 59.5]).__next__)
+    along, nll, rows_seen = model.train(source, 1.0, 500)
+    assert nll == [3.0, 2.0, 2.0, 1.0, 1.0]
+    np.testing.assert_allclose(along, [0.1, 0.1, 0.55, 0.55, 40 / 60 + 0.1 / 3])
+    assert [decay for _, decay in seen] == [0.0, 0.0, 0.1]
+    assert model.model is seen[1][0]
+    assert rows_seen == 21
+
+
+def test_a_mean_over_orders_is_estimated_where_each_order_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = with_parts(load_source("digits-binary"), 0)
+    rows = source.test[:3]
+    exact = compare.masked(source, 0.01)
+    assert exact.exact
+    monkeypatch.setattr(compare, "EXACT_FEATURES", 0)
+    estimating = compare.masked(source, 0.01)
+    assert not estimating.exact
+    estimated = torch.stack([estimating.log_prob(rows, k) for k in range(200)])
+    known = torch.stack([exact.log_prob(rows, k) for k in range(2)]).mean(0)  # nothing is learned: orders are alike
+    torch.testing.assert_close(estimated.mean(0), known, atol=1.0, rtol=0.05)
 
 
 def test_an_interrupted_training_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
 
 from deformer.data.orders import check_orders
 from deformer.data.schema import Feature, Schema
@@ -17,6 +18,7 @@ from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
 from deformer.tasks.density import TOKENS_PER_BATCH, pieces
+from deformer.train.optim import set_rates
 
 Batch = Float[Tensor, "batch features"]
 LEAST_STEPS = 100  # between looks: so few rows that an epoch takes a few steps would else run out of patience at once
@@ -61,6 +63,10 @@ class Baseline(nn.Module, ABC):
 
     def start(self, rows: Rows) -> None:
         """Begin at the marginals of complete rows, if the model can."""
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Give the matrices that Muon may train."""
+        return []
 
     @torch.no_grad()
     def look(self, x: Batch, draws: torch.Generator) -> float:
@@ -143,12 +149,13 @@ def fit_baseline(
     steps: int | None = None,
     batch: int = 100,
     lr: float = 1e-3,
+    muon_lr: float | None = None,
     weight_decay: float = 0.0,
     patience: int = 20,
     bfloat16: bool = False,
     seed: int = 0,
 ) -> Curve:
-    """Train by Adam and keep the weights that are best on validation rows.
+    """Train by Adam, or by Muon and Adam, and keep the weights that are best on validation rows.
 
     There is a look after every epoch of at least `LEAST_STEPS` or a fiftieth of the time.
 
@@ -157,7 +164,8 @@ def fit_baseline(
 
     Args:
         minutes, steps: The first to be reached ends the run; under the clock looks take a tenth of the time at most.
-        weight_decay: Apart from the gradient, times the rate.
+        muon_lr: Rate of the matrices that the model leaves to Muon. None: Adam trains all.
+        weight_decay: Of matrices, apart from the gradient, times the rate.
         bfloat16: Whether products are rounded.
 
     Raises:
@@ -169,22 +177,23 @@ def fit_baseline(
     x, held_out, d = model.complete(rows), model.complete(validation), len(model.schema)
     epoch = max(LEAST_STEPS, len(rows) // batch)
     model.start(rows)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    optimisers = _optimisers(model, lr, muon_lr, weight_decay)
     curve, best, best_nll = Curve(), model.state_dict(), math.inf
     begin, step, done, stale, drops, looked, look_took = time.monotonic(), 0, 0.0, 0, 0, 0.0, 0.0
     while done < 1 and drops < 4:
         draws = generator(seed, "baseline", step)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * (1 - done) / 3**drops
+        set_rates(optimisers, (1 - done) / 3**drops)
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = model.loss(x[torch.randint(len(x), (batch,), generator=draws)], draws) / d
         if not math.isfinite(loss.item()):
             raise TrainingError(f"The loss at step {step} is {loss.item()}.")
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         step, curve.rows_seen = step + 1, curve.rows_seen + batch
         took = time.monotonic() - begin
         done = max(took / (60 * minutes) if minutes else 0.0, step / steps if steps else 0.0)
@@ -192,7 +201,8 @@ def fit_baseline(
         due = step % epoch == 0 or (minutes is not None and waited > 60 * minutes / 50)
         if done < 1 and (not due or (minutes is not None and waited < 9 * look_took)):
             continue
-        nll = model.eval().look(held_out, generator(seed, "validation"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            nll = model.eval().look(held_out, generator(seed, "validation"))
         if math.isnan(nll):
             raise TrainingError(f"The NLL of the validation rows at step {step} is {nll}.")
         looked, look_took = time.monotonic() - begin, time.monotonic() - begin - took
@@ -203,7 +213,21 @@ def fit_baseline(
             best_nll, best, stale = nll, {name: t.clone() for name, t in model.state_dict().items()}, 0
         if stale >= patience:
             model.load_state_dict(best)
+            for optimiser in optimisers:
+                optimiser.state.clear()  # moments of the weights that are given up
             stale, drops = 0, drops + 1
     model.load_state_dict(best)
     model.eval()
     return curve
+
+
+def _optimisers(model: Baseline, lr: float, muon_lr: float | None, weight_decay: float) -> list[Optimizer]:
+    hidden = [] if muon_lr is None else model.hidden_matrices()
+    chosen = {id(p) for p in hidden}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    matrices, vectors = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    adam = AdamW(groups, lr=lr, fused=True)
+    if muon_lr is None:
+        return [adam]
+    return [Muon(hidden, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="original"), adam]

@@ -21,17 +21,6 @@ Masks = list[Tensor]
 FEW_MASKS = 32  # of two layers of 2,000 units for 784 pixels they take a gigabyte
 
 
-class MaskedLinear(nn.Module):
-    """A linear map of which a mask, (outputs, inputs), leaves some connections."""
-
-    def __init__(self, n_inputs: int, n_outputs: int, bias: bool = True) -> None:
-        super().__init__()
-        self.full = nn.Linear(n_inputs, n_outputs, bias)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return F.linear(x, self.full.weight * mask, self.full.bias)
-
-
 class MADE(Baseline):
     """A masked multilayer perceptron with a direct connection from inputs to outputs.
 
@@ -71,9 +60,10 @@ class MADE(Baseline):
             low = degrees[-1].amin(1, keepdim=True).float()
         self.register_buffer("degrees", torch.cat(degrees, 1))
         widths = (self.labels.n, *hidden, self.labels.n)
-        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.direct = MaskedLinear(self.labels.n, self.labels.n, bias=False)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.direct = nn.Linear(self.labels.n, self.labels.n, bias=False)
         self.hidden = hidden
+        self.register_load_state_dict_post_hook(lambda *_: self._kept.clear())  # type: ignore[no-untyped-call]
 
     def masks(self, which: int) -> Masks:
         """Give the mask of every layer, (outputs, inputs), and that of the direct connection, last.
@@ -94,21 +84,27 @@ class MADE(Baseline):
         self._kept.clear()
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def weights(self, which: int) -> list[Tensor]:
+        """Give what an order's masks leave of every layer's weights, and of those of the direct connection, last."""
+        return [layer.weight * mask for layer, mask in zip((*self.layers, self.direct), self.masks(which), strict=True)]
+
     def start(self, rows: Rows) -> None:
         last = self.layers[-1]
-        assert isinstance(last, MaskedLinear)
-        for weight in (last.full.weight, self.direct.full.weight):
-            nn.init.zeros_(weight)
-        self.labels.fit_marginals(last.full.bias, rows.values.to(self.dtype))
+        assert isinstance(last, nn.Linear)
+        for layer in (last, self.direct):
+            nn.init.zeros_(layer.weight)
+        self.labels.fit_marginals(last.bias, rows.values.to(self.dtype))
 
-    def conditionals(self, x: Batch, masks: Masks, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
-        """Give p(feature | those before it in the order of the masks), of all features if none are named."""
-        *through, direct = masks
+    def conditionals(
+        self, x: Batch, weights: list[Tensor], asked: Int[Tensor, "batch n"] | None = None
+    ) -> Conditionals:
+        """Give p(feature | those before it in the order of the weights), of all features if none are named."""
+        *through, direct = weights
         h = encoded = self.labels.encode(x)
-        for i, (layer, mask) in enumerate(zip(self.layers, through, strict=True)):
-            h = layer(h, mask)
+        for i, (layer, weight) in enumerate(zip(self.layers, through, strict=True)):
+            h = F.linear(h, weight, layer.bias)  # type: ignore[arg-type]
             h = F.relu(h) if i < len(self.hidden) else h
-        return self.labels.conditionals(h + self.direct(encoded, direct), asked)
+        return self.labels.conditionals(h + F.linear(encoded, direct), asked)
 
     def order_of(self, number: int, n: int, draws: torch.Generator) -> Tensor:
         return self.own_orders[number % self.n_masks].expand(n, -1)
@@ -116,11 +112,12 @@ class MADE(Baseline):
     def orders(self, n: int, draws: torch.Generator) -> Tensor:
         return self.own_orders[torch.randint(self.n_masks, (n,), generator=draws)]
 
-    def check(self, orders: Tensor) -> None:
-        self._which(orders)
-
     def _which(self, orders: Tensor) -> Tensor:
-        """Look up which of the model's orders each row follows."""
+        """Look up which of the model's orders each row follows.
+
+        Raises:
+            InputError: It is none of them.
+        """
         different, place = torch.unique(orders, dim=0, return_inverse=True)
         same = (different[:, None] == self.own_orders).all(-1)
         if not same.any(1).all():
@@ -130,28 +127,28 @@ class MADE(Baseline):
 
     def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
         which = int(torch.randint(self.n_masks, (), generator=draws))
-        return -self.conditionals(x, self.masks(which)).log_prob(x).sum(-1).mean()
+        return -self.conditionals(x, self.weights(which)).log_prob(x).sum(-1).mean()
 
     @torch.no_grad()
     def look(self, x: Batch, draws: torch.Generator) -> float:
         if self.looks == 1:
             return super().look(x, draws)
         chosen = torch.randperm(self.n_masks, generator=draws)[: self.looks].tolist()
-        per_order = torch.stack([self.conditionals(x, self.masks(k)).log_prob(x).sum(-1) for k in chosen])
+        per_order = torch.stack([self.conditionals(x, self.weights(k)).log_prob(x).sum(-1) for k in chosen])
         return -(per_order.logsumexp(0) - math.log(len(chosen))).mean().item()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         which, out = self._which(orders), torch.empty_like(x)
         for k in set(which.tolist()):
             rows = which == k
-            out[rows] = self.conditionals(x[rows], self.masks(k)).log_prob(x[rows])
+            out[rows] = self.conditionals(x[rows], self.weights(k)).log_prob(x[rows])
         return out
 
     def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
         which, x = self._which(orders), torch.zeros(orders.shape, dtype=self.dtype)
         for k in set(which.tolist()):
-            rows, masks = (which == k).nonzero()[:, 0], self.masks(k)
+            rows, weights = (which == k).nonzero()[:, 0], self.weights(k)
             for feature in self.own_orders[k]:
                 asked = feature.expand(len(rows), 1)
-                x[rows, feature] = self.conditionals(x[rows], masks, asked).sample(draws)[:, 0]
+                x[rows, feature] = self.conditionals(x[rows], weights, asked).sample(draws)[:, 0]
         return x

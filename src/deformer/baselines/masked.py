@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from deformer.baselines.any_order import AnyOrderBaseline
 from deformer.baselines.baseline import Batch
@@ -22,6 +22,7 @@ class MaskedTransformer(AnyOrderBaseline):
 
     Args:
         config: The shape of the network; its wiring does not matter.
+        dropout: Share of what each block adds that is left out at random in training.
 
     Examples:
         >>> from deformer import Binary, table_schema
@@ -30,14 +31,19 @@ class MaskedTransformer(AnyOrderBaseline):
         torch.Size([1])
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig | None = None) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig | None = None, dropout: float = 0.0) -> None:
         super().__init__(schema, rows_at_once=max(1, 2**16 // len(schema)))
         whole = DEformer(schema, config)
         self.tokens, self.blocks, self.norm = whole.tokens, whole.backbone.blocks, whole.backbone.norm
         self.rotary, self.head, self.neighbours = whole.rotary, whole.head, whole.neighbours
+        self.drop = nn.Dropout(dropout)
 
     def start(self, rows: Rows) -> None:
         self.head.fit_marginals(rows.values, rows.observed)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        parts = [self.blocks] if self.neighbours is None else [self.blocks, self.neighbours]
+        return [p for part in parts for p in part.parameters() if p.ndim == 2]
 
     def conditionals(self, x: Batch, known: Batch, asked: Int[Tensor, "batch n"] | None = None) -> Conditionals:
         features = torch.arange(x.shape[1]).expand(x.shape)
@@ -48,7 +54,8 @@ class MaskedTransformer(AnyOrderBaseline):
             h = h + self.neighbours(features, evidence, torch.full((x.shape[1],), evidence.length))
         for block in self.blocks:
             y = block.enter(h)  # type: ignore[operator]
-            h = block.leave(h, attend(block.ask(y, turns), *block.tell(y, turns)))  # type: ignore[operator]
+            attended = attend(block.ask(y, turns), *block.tell(y, turns))  # type: ignore[operator]
+            h = block.leave(h, attended, self.drop)  # type: ignore[operator]
         if asked is not None:
             h, features = h.gather(1, asked[..., None].expand(-1, -1, h.shape[2])), asked
         answer: Conditionals = self.head(self.norm(h), features)

@@ -72,10 +72,8 @@ class NADE(RasterBaseline):
         self.labels = Labels(schema)
         self.into = nn.Parameter(torch.randn(self.labels.n, hidden) / math.sqrt(self.labels.n))
         self.bias = nn.Parameter(torch.zeros(hidden))
-        self.out, self.out_bias = (
-            nn.Parameter(torch.zeros(self.labels.n, hidden)),
-            nn.Parameter(torch.zeros(self.labels.n)),
-        )
+        self.out = nn.Parameter(torch.zeros(self.labels.n, hidden))
+        self.out_bias = nn.Parameter(torch.zeros(self.labels.n))
 
     def start(self, rows: Rows) -> None:
         self.labels.fit_marginals(self.out_bias, rows.values.to(self.dtype))

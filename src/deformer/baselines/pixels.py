@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deformer.baselines.baseline import Batch
 from deformer.baselines.raster import RasterBaseline
 from deformer.data.schema import Binary, Continuous, Schema
+from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.families import Bernoulli, Family, Labels
 from deformer.nn.heads import Conditionals, Packed
@@ -36,9 +37,9 @@ class MaskedConv(nn.Conv2d):
         return seen
 
 
-def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the next output and cell of an LSTM from its summed gates, (batch, 4 * channels, places)."""
-    forget, enter, leave, new = gates.chunk(4, 1)
+def lstm(gates: Tensor, cell: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Give the next output and cell of an LSTM from its summed gates, which lie side by side along a dimension."""
+    forget, enter, leave, new = gates.chunk(4, dim)
     cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
     return torch.sigmoid(leave) * torch.tanh(cell), cell
 
@@ -56,40 +57,39 @@ class RowLSTM(nn.Module):
         state = cell = gates.new_zeros(len(x), gates.shape[1] // 4, x.shape[3])
         rows = []
         for row in gates.unbind(2):
-            state, cell = lstm(row + self.from_state(state), cell)
+            state, cell = lstm(row + self.from_state(state), cell, 1)
             rows.append(state)
         return torch.stack(rows, 2)
 
 
-class DiagonalLSTM(nn.Module):
-    """An LSTM along diagonals, whose states see the pixels above and to the left, so that all before are in reach."""
-
-    def __init__(self, n_channels: int) -> None:
-        super().__init__()
-        self.from_input = MaskedConv(2 * n_channels, 4 * n_channels, (1, 1), itself=True)
-        self.from_state = nn.Conv1d(n_channels, 4 * n_channels, 2)
-
-    def forward(self, x: Images) -> Images:
-        gates = skew(self.from_input(x))
-        state = cell = gates.new_zeros(len(x), gates.shape[1] // 4, x.shape[2])
-        columns = []
-        for column in gates.unbind(3):
-            state, cell = lstm(column + self.from_state(F.pad(state, (1, 0))), cell)
-            columns.append(state)
-        return unskew(torch.stack(columns, 3), x.shape[3])
-
-
 class DiagonalBiLSTM(nn.Module):
-    """Two LSTMs along diagonals, from the left and from the right; the latter's answer moves down by one row."""
+    """Two LSTMs along diagonals, from the left and from the right; the latter's answer moves down by one row.
+
+    Their states see the pixels above and to the side, so that all before are in reach. Both go at once.
+    """
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
-        self.left, self.right = DiagonalLSTM(n_channels), DiagonalLSTM(n_channels)
+        self.n_channels = n_channels
+        self.from_input = nn.Conv2d(2 * n_channels, 2 * 4 * n_channels, 1)
+        # Of either direction, from the states above and beside.
+        self.from_state = nn.Parameter(torch.empty(2, 2 * n_channels, 4 * n_channels))
+        nn.init.uniform_(self.from_state, -((2 * n_channels) ** -0.5), (2 * n_channels) ** -0.5)
 
     def forward(self, x: Images) -> Images:
-        right = self.right(x.flip(3)).flip(3)
-        left: Tensor = self.left(x)
-        return left + F.pad(right, (0, 0, 1, 0))[:, :, :-1]
+        (n, _, height, width), h = x.shape, self.n_channels
+        left, right = self.from_input(x).chunk(2, 1)
+        slanted = skew(torch.cat([left, right.flip(3)])).view(2, n, 4 * h, height, -1)
+        columns = slanted.permute(4, 0, 1, 3, 2).reshape(-1, 2, n * height, 4 * h)
+        state = cell = columns.new_zeros(2, n * height, h)
+        states = []
+        for column in columns:
+            above = F.pad(state.view(2, n, height, h), (0, 0, 1, 0))[:, :, :-1].reshape(state.shape)
+            state, cell = lstm(torch.baddbmm(column, torch.cat([above, state], 2), self.from_state), cell, 2)
+            states.append(state)
+        together = torch.stack(states).view(-1, 2 * n, height, h).permute(1, 3, 2, 0)
+        left, right = unskew(together, width).chunk(2)
+        return left + F.pad(right.flip(3), (0, 0, 1, 0))[:, :, :-1]
 
 
 def skew(x: Images) -> Float[Tensor, "batch _ height slanted"]:
@@ -114,7 +114,7 @@ class Layer(nn.Module):
         if kind == "cnn":
             self.core = nn.Sequential(
                 nn.ReLU(),
-                MaskedConv(2 * n_channels, n_channels, (1, 1), itself=True),
+                nn.Conv2d(2 * n_channels, n_channels, 1),
                 nn.ReLU(),
                 MaskedConv(n_channels, n_channels, (3, 3), itself=True),
                 nn.ReLU(),
@@ -173,6 +173,14 @@ class PixelRNN(RasterBaseline):
             nn.Conv2d(2 * n_channels, self.family.n_params, 1),
         )
 
+    def start(self, rows: Rows) -> None:
+        last = self.last[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias.copy_(self.family.marginal(rows.values.flatten().to(last.bias)))
+
     def conditionals(self, x: Batch) -> Conditionals:
         values = x.view(len(x), self.height, self.width)
         if isinstance(self.family, Bernoulli):
@@ -181,4 +189,5 @@ class PixelRNN(RasterBaseline):
             channels = F.one_hot(values.long(), self.n_labels).movedim(-1, 1).to(x.dtype)
         out = self.last(self.layers(self.first(channels)))
         params = out.movedim(1, -1).reshape(-1, self.family.n_params)
+        params = params.float() if params.dtype == torch.bfloat16 else params
         return Conditionals((Packed(self.family, params, None, None, None),), (len(x), math.prod(values.shape[1:])))

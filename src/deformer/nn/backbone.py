@@ -1,7 +1,7 @@
 """Backbone: blocks of attention and feed-forward over content tokens u and queries z, with and without a cache."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +109,7 @@ class Block(nn.Module):
     def tell(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
         return rotate(self.norm_key(self._split(self.key(y))), turns), self._split(self.value(y))
 
-    def leave(self, x: Tokens, attended: Heads, drop: Dropout | None = None) -> Tokens:
+    def leave(self, x: Tokens, attended: Heads, drop: Callable[[Tensor], Tensor] | None = None) -> Tokens:
         dropped = _all_of if drop is None else drop
         mixed = dropped(self.mix(attended.transpose(1, 2).flatten(2)))  # batch rows d_model
         if self.pre:
