@@ -209,19 +209,18 @@ def test_the_best_weights_are_kept_and_rates_fall_where_nothing_gets_better(monk
 
     def look(self: Baseline, x: torch.Tensor, draws: torch.Generator) -> float:
         weights.append({name: t.clone() for name, t in self.state_dict().items()})
+        rates.append(adam.param_groups[0]["lr"])
         return next(told)
 
-    def set_rates(optimisers: list[torch.optim.Optimizer], factor: float) -> None:
-        rates.append(factor)
-
     monkeypatch.setattr(DeepNADE, "look", look)
-    monkeypatch.setattr(baseline, "set_rates", set_rates)
     rows = as_rows(torch.randint(0, 2, (40, 8), generator=generator(0)), IMAGE)
     model = DeepNADE(IMAGE, (8,))
+    [adam] = baseline._optimisers(model, 1e-3, None, 0.0)
+    monkeypatch.setattr(baseline, "_optimisers", lambda *_: [adam])
     curve = fit_baseline(model, rows[:20], rows[20:], steps=1_000_000, batch=20, patience=2)
     assert curve.nll[:4] == [3.0, 1.0, 2.0, 2.0]
     assert all(torch.equal(t, weights[1][name]) for name, t in model.state_dict().items())
-    assert [round(1 / f) for f in (rates[0], rates[400], rates[600], rates[-1])] == [1, 3, 9, 27]
+    assert [round(1e-3 / rate) for rate in rates] == [1, 1, 1, 1, 3, 3, 9, 9, 27, 27]
     assert len(curve.nll) == 2 + 4 * 2
 
 

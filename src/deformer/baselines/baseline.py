@@ -18,7 +18,6 @@ from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError, TrainingError
 from deformer.tasks.density import TOKENS_PER_BATCH, pieces
-from deformer.train.optim import set_rates
 
 Batch = Float[Tensor, "batch features"]
 LEAST_STEPS = 100  # between looks: so few rows that an epoch takes a few steps would else run out of patience at once
@@ -178,11 +177,13 @@ def fit_baseline(
     epoch = max(LEAST_STEPS, len(rows) // batch)
     model.start(rows)
     optimisers = _optimisers(model, lr, muon_lr, weight_decay)
+    rates = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]
     curve, best, best_nll = Curve(), model.state_dict(), math.inf
     begin, step, done, stale, drops, looked, look_took = time.monotonic(), 0, 0.0, 0, 0, 0.0, 0.0
     while done < 1 and drops < 4:
         draws = generator(seed, "baseline", step)
-        set_rates(optimisers, (1 - done) / 3**drops)
+        for group, first in rates:
+            group["lr"] = first * (1 - done) / 3**drops
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = model.loss(x[torch.randint(len(x), (batch,), generator=draws)], draws) / d
