@@ -1,36 +1,27 @@
 """Baselines against what their authors published: `python -m benchmarks.published --data FOLDER [--minutes M]`.
 
 Binary sets of the NADE papers, with their own splits: every model is trained, chosen by all validation rows and scored
-on all test rows. Each result is a file in results/published; what is there already is not measured again.
+on all test rows. Each result is a file in results/published; what is there already, of the same recipe, is not measured
+again. The table holds all that is there of the same minutes and threads, of earlier recipes too.
 """
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import compare
+from benchmarks.contenders import Make, theirs
 from benchmarks.machine import RESULTS
 from benchmarks.tables.density import markdown, published
 from deformer import load_source
-from deformer.baselines.baseline import Baseline
 from deformer.baselines.made import MADE
 from deformer.baselines.nade import NADE, DeepNADE
-from deformer.data.schema import Schema
 from deformer.train.process import keep_memory
 
 SETS = ("adult", "mushrooms", "dna")
-
-
-def plain(make: Callable[[Schema], Baseline], decay: float = 0.0, **choices: Any) -> compare.Make:
-    return compare.theirs(make, decays=[decay], **choices)
-
-
-def made(n: int) -> compare.Make:
-    return plain(lambda s: MADE(s, (500,), n_masks=n, looks=min(n, 300)), rounds=True)
 
 
 # The number of orders was a choice of MADE's authors for each set. Ours are tested by the ensemble of all orders; 1,000
@@ -44,12 +35,16 @@ DEEP: dict[str, tuple[tuple[int, ...], float]] = {
 }
 
 
-def deep(hidden: tuple[int, ...], decay: float) -> compare.Make:
-    return plain(lambda s: DeepNADE(s, hidden), decay, rounds=True)
+def made(n: int) -> Make:
+    return theirs(MADE, {"hidden": (500,), "n_masks": n, "looks": min(n, 300)}, decays=[0.0], rounds=True)
+
+
+def deep(hidden: tuple[int, ...], decay: float) -> Make:
+    return theirs(DeepNADE, {"hidden": hidden}, decays=[decay], rounds=True)
 
 
 MODELS = {
-    "NADE": plain(NADE, batch=20),
+    "NADE": theirs(NADE, decays=[0.0], batch=20),
     "MADE, one order": made(1),
     **{name: deep(*choices) for name, choices in DEEP.items()},
     **{name: made(n) for name, n in N_MASKS.items()},

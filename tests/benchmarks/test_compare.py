@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import compare, recipe
+from benchmarks import compare, contenders, recipe
 
 from deformer import load_source
 from deformer.api.training import with_parts
@@ -36,8 +36,19 @@ def test_models_are_compared_and_what_is_there_is_not_measured_again(
 def test_differences_are_those_of_the_same_rows() -> None:
     ours, theirs = {"nll_by_row": [1.0, 20.0, 3.0]}, {"nll_by_row": [2.0, 21.5, 3.5]}
     assert compare.paired_difference(theirs, ours) == f"+1.00 +- {0.5 / 3**0.5:.2f}"
-    for than in (theirs, None, {}):
-        assert compare.paired_difference(theirs, than) == ""
+    assert compare.paired_difference(theirs, theirs) == compare.paired_difference(theirs, None) == ""
+
+
+@pytest.mark.parametrize("name", contenders.MODELS)
+def test_results_of_another_recipe_do_not_count(tmp_path: Path, name: str) -> None:
+    source, path = with_parts(load_source("digits-binary"), 0), tmp_path / "r.json"
+    required = compare.wanted(source, 1.0, 10, 2, contenders.MODELS[name](source, 1.0))
+    compare.keep(path, {"wanted": required})
+    assert compare.counted(path, required) is not None
+    for other in ("deformer interleaved", "deformer, fixed order", "masked Transformer", "MADE, 32 orders", "Row LSTM"):
+        if other != name:
+            model = contenders.MODELS[other](source, 1.0)
+            assert compare.counted(path, compare.wanted(source, 1.0, 10, 2, model)) is None
 
 
 def test_validation_chooses_among_the_variants_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,26 +59,27 @@ def test_validation_chooses_among_the_variants_that_there_is_time_for(monkeypatc
         nll = next(told)
         return Curve([0.1 * minutes] * len(nll), nll, 7)
 
-    monkeypatch.setattr(compare, "fit_baseline", fit_baseline)
+    monkeypatch.setattr(contenders, "fit_baseline", fit_baseline)
     source = with_parts(load_source("digits-binary"), 0)
-    makers = [lambda s: NADE(s, 4), lambda s: NADE(s, 5)]
-    model = compare.Theirs(source.schema, makers, [0.0, 0.1])
-    monkeypatch.setattr(compare.time, "monotonic", iter([0.0, 0.0, 30.0, 40.0, 59.5]).__next__)
+    model = contenders.Theirs(source.schema, NADE, [{"hidden": 4}, {"hidden": 5}], [0.0, 0.1])
+    monkeypatch.setattr(contenders.time, "monotonic", iter([0.0, 0.0, 30.0, 40.0, 59.5]).__next__)
     along, nll, rows_seen = model.train(source, 1.0, 500)
-    assert nll == [3.0, 2.0, 2.0, 1.0, 1.0]
+    assert nll == [3.0, 2.0, 4.0, 1.0, 1.5]
+    assert compare.settled(along, nll)[1] == [3.0, 2.0, 2.0, 1.0, 1.0]
     np.testing.assert_allclose(along, [0.1, 0.1, 0.55, 0.55, 40 / 60 + 0.1 / 3])
     assert [decay for _, decay in seen] == [0.0, 0.0, 0.1]
     assert model.model is seen[1][0]
+    assert model.chosen == [{"hidden": 5}, {"weight_decay": 0.0}]
     assert rows_seen == 21
 
 
 def test_a_mean_over_orders_is_estimated_where_each_order_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     source = with_parts(load_source("digits-binary"), 0)
     rows = source.test[:3]
-    exact = compare.masked(source, 0.01)
+    exact = contenders.masked(source, 0.01)
     assert exact.exact
-    monkeypatch.setattr(compare, "EXACT_FEATURES", 0)
-    estimating = compare.masked(source, 0.01)
+    monkeypatch.setattr(contenders, "EXACT_FEATURES", 0)
+    estimating = contenders.masked(source, 0.01)
     assert not estimating.exact
     estimated = torch.stack([estimating.log_prob(rows, k) for k in range(200)])
     known = torch.stack([exact.log_prob(rows, k) for k in range(2)]).mean(0)  # nothing is learned: orders are alike
@@ -75,7 +87,7 @@ def test_a_mean_over_orders_is_estimated_where_each_order_takes_too_long(monkeyp
 
 
 def test_an_interrupted_training_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "fit", lambda *_, **__: History((), "interrupted"))
+    monkeypatch.setattr(contenders, "fit", lambda *_, **__: History((), "interrupted"))
     with pytest.raises(KeyboardInterrupt):
         compare.main([*TOY, "--output", str(tmp_path), "--models", "deformer"])
     assert not list(tmp_path.rglob("*.json"))

@@ -93,7 +93,29 @@ def test_decimal_commas(tmp_path: Path, mark: str, header: str) -> None:
     assert frame.iloc[:, 2].tolist() == [3, 4, 1]
 
 
-@pytest.mark.parametrize("text", ["a;b\n1,5;2.5\n", "a;b\n1,234,5;2\n", 'a,b\n"1,5",2\n', "a,b;c\n1,2\n"])
+NOT_DECIMAL = {
+    "a;b\n1,5;2.5\n": ["1,5", 2.5],
+    "a;b\n1,5;2.\n": ["1,5", 2.0],
+    "a;b\n1,5;1,234.5\n": ["1,5", "1,234.5"],
+    "a\tb\n1,234\t999\n": ["1,234", 999],
+    'a,b\n"1,5",2\n': ["1,5", 2],
+    "a,b;c\n1,2\n": [1, 2],
+    "3,14,Action;Comedy;Drama\n5,6,Drama\n": [3, 14, "Action;Comedy;Drama"],
+}
+
+
+@pytest.mark.parametrize("text", NOT_DECIMAL)
 def test_commas_that_may_be_something_else_stay(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.csv").write_text(text)
-    assert 1.5 not in read_all(tmp_path / "x.csv").iloc[0].tolist()
+    assert read_all(tmp_path / "x.csv").iloc[0].tolist() == NOT_DECIMAL[text]
+
+
+@pytest.mark.parametrize("end", [";", "\t"])
+def test_a_mark_at_the_end_of_a_line_does_not_separate_it(tmp_path: Path, end: str) -> None:
+    (tmp_path / "x.csv").write_text(f"1,2,3{end}\n4,5,6{end}\n")
+    assert read_all(tmp_path / "x.csv").iloc[:, :2].to_numpy().tolist() == [[1, 2], [4, 5]]
+
+
+def test_labels_with_commas_say_nothing_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("code;n\n1,3;1\n1,30;2\n")
+    assert read_all(tmp_path / "x.csv", Layout(["code"]))["code"].tolist() == ["1,3", "1,30"]

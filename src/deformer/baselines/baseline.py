@@ -164,7 +164,7 @@ def fit_baseline(
     Args:
         minutes, steps: The first to be reached ends the run; under the clock looks take a tenth of the time at most.
         muon_lr: Rate of the matrices that the model leaves to Muon. None: Adam trains all.
-        weight_decay: Of matrices, apart from the gradient, times the rate.
+        weight_decay: Of Muon's matrices, or without Muon of all but biases, apart from the gradient, times the rate.
         bfloat16: Whether products are rounded.
 
     Raises:
@@ -223,12 +223,13 @@ def fit_baseline(
 
 
 def _optimisers(model: Baseline, lr: float, muon_lr: float | None, weight_decay: float) -> list[Optimizer]:
-    hidden = [] if muon_lr is None else model.hidden_matrices()
-    chosen = {id(p) for p in hidden}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    matrices, vectors = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    adam = AdamW(groups, lr=lr, fused=True)
-    if muon_lr is None:
-        return [adam]
-    return [Muon(hidden, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="original"), adam]
+    """Give the optimisers; what decays are the matrices that Muon trains, or without it all but biases and vectors."""
+    if muon_lr is not None:
+        hidden = model.hidden_matrices()
+        chosen = {id(p) for p in hidden}
+        adam = AdamW([p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0, fused=True)
+        return [Muon(hidden, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="original"), adam]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, p in model.named_parameters():
+        groups[p.ndim > 1 and not name.endswith("bias")].append(p)
+    return [AdamW([{"params": ps, "weight_decay": weight_decay * d} for d, ps in groups.items()], lr=lr, fused=True)]

@@ -63,7 +63,6 @@ class MADE(Baseline):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.direct = nn.Linear(self.labels.n, self.labels.n, bias=False)
         self.hidden = hidden
-        self.register_load_state_dict_post_hook(lambda *_: self._kept.clear())  # type: ignore[no-untyped-call]
 
     def masks(self, which: int) -> Masks:
         """Give the mask of every layer, (outputs, inputs), and that of the direct connection, last.
@@ -83,6 +82,10 @@ class MADE(Baseline):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._kept.clear()
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def load_state_dict(self, *args: Any, **choices: Any) -> Any:
+        self._kept.clear()
+        return super().load_state_dict(*args, **choices)
 
     def weights(self, which: int) -> list[Tensor]:
         """Give what an order's masks leave of every layer's weights, and of those of the direct connection, last."""

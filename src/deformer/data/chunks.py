@@ -23,7 +23,8 @@ MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", 
 TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
 LOOKED_AT = 200  # lines of a text, to see how its numbers are written
-DECIMALS = re.compile(r"[+-]?\d*([.,])\d+(?:[eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 NO_PYARROW = "Parquet needs pyarrow: pip install 'deformer[parquet]'."
 
 
@@ -112,14 +113,17 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
     line = next(filter(str.strip, lines), "")
     unquoted = re.sub('"[^"]*"', "", line)
-    if {";", "\t"} & {*unquoted}:
-        unquoted = re.sub(r"(?<=\d),(?=\d)", ".", unquoted)
+    if {";", "\t"} & {*unquoted}:  # commas within numbers separate nothing
+        cells = re.split("([;\t])", unquoted.strip())
+        unquoted = "".join(cell for cell in cells if not DECIMAL_COMMA.fullmatch(cell.strip()))
     separator = max(",;\t", key=unquoted.count)
     reader = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
     records = filter(None, reader)  # pandas skips blank lines as well
     first, second = next(records, []), next(records, [])
-    looked_at = itertools.chain([first, second], itertools.islice(records, LOOKED_AT))
-    decimal = "." if separator == "," else _decimal(looked_at)
+    called = enumerate(zip(first, names_of_array(len(first)), strict=True))
+    labels = {i for i, names in called if {*names} & {*layout.labels}}
+    looked_at = itertools.chain([first, second], itertools.islice(records, LOOKED_AT - 2))
+    decimal = "." if separator == "," else _decimal(looked_at, labels)
     file.seek(0)
     if any(second[len(first) :]):  # pandas would drop what has no name
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
@@ -142,10 +146,16 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
         yield from reader
 
 
-def _decimal(records: Iterable[list[str]]) -> str:
-    """Say what stands before decimals: a comma where numbers have nothing else."""
-    marks = {found[1] for record in records for cell in record if (found := DECIMALS.fullmatch(cell.strip()))}
-    return "," if marks == {","} else "."
+def _decimal(records: Iterable[list[str]], labels: Collection[int]) -> str:
+    """Say what stands before decimals: a comma where one must, and no number has a point.
+
+    Args:
+        labels: Columns that are read as text.
+    """
+    cells = {cell.strip() for record in records for i, cell in enumerate(record) if i not in labels}
+    if any("." in cell and _is_number(cell.replace(",", "")) for cell in cells):
+        return "."
+    return "," if any(DECIMAL_COMMA.fullmatch(c) and not THOUSANDS.fullmatch(c) for c in cells) else "."
 
 
 def _is_number(cell: str) -> bool:
