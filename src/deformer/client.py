@@ -1,4 +1,4 @@
-"""A typed client of the service: `pip install 'deformer[serve]'` brings what it needs."""
+"""A typed client of the service; `pip install 'deformer[serve]'` installs what it needs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ServiceError(DeformerError):
-    """The service refused.
+    """The service refused a request.
 
     Args:
-        status: Of HTTP.
+        status: HTTP status.
         code: What is wrong, in one word.
-        field: Where in the request.
+        field: Path to the invalid value.
     """
 
     def __init__(self, status: int, code: str, message: str, field: Sequence[str | int] | None) -> None:
@@ -32,7 +32,7 @@ class ServiceError(DeformerError):
 
 
 def _sent(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Write rows as JSON can hold them, NaN and the like as missing."""
+    """Convert rows to what JSON can hold, NaN and the like to missing."""
     return [{str(name): _value(value) for name, value in row.items()} for row in rows]
 
 
@@ -44,13 +44,13 @@ def _value(value: Any) -> Any:
 
 
 class Client:
-    """Asks a service. Rows hold what a frame's `to_dict("records")` gives.
+    """A client of the service. Rows are what a frame's `to_dict("records")` returns.
 
     Args:
-        url: Where it listens, such as http://127.0.0.1:8000.
-        token: What it asks for.
-        seconds: Until a request is given up.
-        http: Another client to send requests with, for tests.
+        url: Its address, such as http://127.0.0.1:8000.
+        token: The token that it requires.
+        seconds: Timeout in seconds.
+        http: Another HTTP client to use, for tests.
     """
 
     def __init__(
@@ -75,39 +75,39 @@ class Client:
         return self._ask("GET", "model", wire.ModelAnswer)
 
     def score(self, rows: Sequence[Row], n_orders: int = 4, terms: bool = False) -> list[wire.Score]:
-        """Give the log-likelihood of each row in nats; higher is more normal."""
+        """Return the log-likelihood of each row in nats; higher is more normal."""
         body = {"rows": _sent(rows), "n_orders": n_orders, "terms": terms}
         return self._ask("POST", "score", wire.ScoreAnswer, body).scores
 
     def impute(
         self, rows: Sequence[Row], strategy: str = "draw", n_imputations: int = 1, seed: int = 0
     ) -> list[list[wire.Row]]:
-        """Fill in missing values, as many times as asked."""
+        """Fill in missing values `n_imputations` times."""
         body = {"rows": _sent(rows), "strategy": strategy, "n_imputations": n_imputations, "seed": seed}
         return self._ask("POST", "impute", wire.ImputeAnswer, body).imputations
 
     def sample(self, n: int = 1, given: Row | None = None, seed: int = 0) -> list[wire.Row]:
-        """Draw rows, keeping what is given."""
+        """Draw rows, keeping the given values."""
         body = {"n": n, "given": None if given is None else _sent([given])[0], "seed": seed}
         return self._ask("POST", "sample", wire.SampleAnswer, body).rows
 
     def conditional(
         self, row: Row, targets: Sequence[str] | None = None, n_orders: int = 4
     ) -> dict[str, wire.Distribution]:
-        """Give the distribution of any features, given the row's other values."""
+        """Return the distribution of any features, given the row's other values."""
         body = {"row": _sent([row])[0], "targets": targets, "n_orders": n_orders}
         return self._ask("POST", "conditional", wire.ConditionalAnswer, body).conditionals
 
     def explain(self, rows: Sequence[Row], n_orders: int = 8) -> list[list[wire.Explained]]:
-        """Say how much each value surprises."""
+        """Return how surprising each value is."""
         return self._ask("POST", "explain", wire.ExplainAnswer, {"rows": _sent(rows), "n_orders": n_orders}).rows
 
     def session(self, snapshot: str | None = None) -> "RemoteSession":
-        """Begin a row whose values arrive one by one, or go on from a snapshot."""
+        """Open a session for values that arrive one by one, or continue from a snapshot."""
         return RemoteSession(self, self._ask("POST", "sessions", wire.SessionAnswer, {"snapshot": snapshot}).session)
 
     def drop(self, snapshot: str) -> None:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         self.send("DELETE", f"snapshots/{snapshot}")
 
     def _ask(self, method: str, path: str, kind: type[Answer], body: Any = None) -> Answer:
@@ -117,7 +117,7 @@ class Client:
         """Send a request.
 
         Raises:
-            ServiceError: It was refused.
+            ServiceError: The request was refused.
         """
         answer = self._http.request(method, f"/v1/{path}", json=body)
         if answer.is_success:
@@ -139,21 +139,21 @@ class RemoteSession:
         return kind.model_validate_json(self.client.send("POST", f"sessions/{self.name}/{what}", body).content)
 
     def observe(self, name: str, value: Any) -> wire.SurpriseAnswer:
-        """Take in one value, and say how much it surprises."""
+        """Observe one value and return how surprising it is."""
         return self._ask("observe", wire.SurpriseAnswer, {"name": name, "value": _value(value)})
 
     def predict(self, names: Sequence[str] | None = None) -> dict[str, wire.Distribution]:
-        """Give the distribution of features that may still arrive."""
+        """Return the distribution of features given all other values so far; None: of those that may still arrive."""
         return self._ask("predict", wire.ConditionalAnswer, {"names": names}).conditionals
 
     def look(self) -> wire.SessionAnswer:
-        """Say what the session has been told."""
+        """Return what the session has observed."""
         return wire.SessionAnswer.model_validate_json(self.client.send("GET", f"sessions/{self.name}").content)
 
     def save(self) -> str:
-        """Keep a snapshot and give its name."""
+        """Save a snapshot and return its name."""
         return self._ask("snapshots", wire.SnapshotAnswer).snapshot
 
     def close(self) -> None:
-        """Forget the session."""
+        """Close the session."""
         self.client.send("DELETE", f"sessions/{self.name}")

@@ -14,27 +14,27 @@ Config = TypeVar("Config", "ModelConfig", "TrainConfig")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a network.
+    """The architecture of a network.
 
     Args:
-        wiring: "two_stream" (content and query streams, half the keys), "interleaved" (the paper's z u z u ...) or
-            "single_stream" (each token holds what was observed last and who is asked next).
+        wiring: "two_stream" (content and query streams, half as many keys), "interleaved" (the paper's z u z u ...)
+            or "single_stream" (each token holds the last observation and the feature to predict next).
         d_model: Width of a token.
         n_layers: Number of blocks.
-        content_layers: Blocks that content passes in "two_stream"; queries pass all, and later ones read content as
-            it left these. None: all but the last, whose content nobody reads.
+        content_layers: Blocks that process content in "two_stream"; queries pass through all blocks, and later ones
+            read the output of these. None: all but the last, whose content nothing would read.
         n_heads: Attention heads, a divisor of d_model.
-        d_ff: Width inside the feed-forward part. None: 4 * d_model.
-        norm: "pre" (before each part, and once at the end) or "post" (after each residual sum, as in the paper).
-        activation: Of the feed-forward part.
+        d_ff: Hidden width of the feed-forward part. None: 4 * d_model.
+        norm: "pre" (before each sublayer, and once at the end) or "post" (after each residual sum, as in the paper).
+        activation: Activation of the feed-forward part.
         tokens: "embedding" (tables for identities and values) or "mlp" (the paper's g_z and g_u on raw coordinates).
         mlp_widths: Hidden widths of g_z and g_u.
-        qk_norm: Whether heads normalise queries and keys, which bounds attention's logits however large weights grow.
-        rotary_base: Slowest wavelength scale of the rotary coordinates. None: no rotation.
-        neighbourhood: How far along each axis of its coordinates a feature's tokens see observed values directly,
-            beside attention. 0: not at all.
-        mixture: Components of continuous conditionals.
-        n_components: How many of them.
+        qk_norm: Whether heads normalise queries and keys, which bounds attention logits however large weights grow.
+        rotary_base: Scale of the longest rotary wavelength. None: no rotation.
+        neighbourhood: How far along each coordinate axis a feature's tokens see observed values directly, besides
+            attention. 0: not at all.
+        mixture: Kind of mixture components in continuous conditionals.
+        n_components: Number of mixture components.
     """
 
     wiring: Literal["two_stream", "interleaved", "single_stream"] = "two_stream"
@@ -72,7 +72,7 @@ class ModelConfig:
 
 
 def paper_config() -> ModelConfig:
-    """Give the network of the paper: 19,244,929 parameters on 28 x 28 binary images."""
+    """Return the paper's network: 19,244,929 parameters on 28 x 28 binary images."""
     return ModelConfig(
         wiring="interleaved",
         d_model=512,
@@ -90,52 +90,54 @@ def paper_config() -> ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How weights are found.
+    """How a network is trained.
 
-    The run ends at the first of `steps`, `epochs` and `minutes` to be reached; at least one must be given. Steps and
-    epochs make the run a function of this config; minutes tie its schedule to the clock.
+    The run ends when the first of `steps`, `epochs` and `minutes` is reached; at least one must be given. With steps
+    or epochs alone, the run is a function of this config; minutes tie its schedule to the clock.
 
     Args:
         steps: Optimiser steps.
         epochs: Passes over the training rows.
-        minutes: Wall-clock minutes, over all pieces of an interrupted run.
-        seed: Of initial weights, batches and orders.
-        recipe: "muon" (Muon on the matrices of the blocks, Adam on all else, warm-up, constant, linear decay) or
-            "adam" (the paper's Adam, constant until a plateau of the validation loss).
-        tokens_per_step: Observed features in a batch; decides how many rows it holds.
-        rows_per_step: Rows in a batch. None: from tokens_per_step.
-        curriculum: (until which fraction of the run, which fraction of the features) in turn. A random subset of
-            features is a valid sample of a marginal and costs less than a whole row.
-        subsets: How these subsets are drawn: "informative", where the chance of a feature falls with the
-            entropy of its marginal distribution, since what hardly varies is quickly learned; or "uniform".
-        orders: "random" (a fresh one per row and step) or "raster" (column order, a fixed-order model).
-        lr: Of Adam.
-        muon_lr: Of Muon.
-        betas: Of Adam.
-        eps: Of Adam.
-        weight_decay: Decoupled, on the matrices that Muon trains.
-        dropout: Share of what each block adds that is left out at random, against overfitting.
+        minutes: Wall-clock minutes, over all parts of an interrupted run.
+        seed: Seed of batches, orders, noise, dropout and validation; initial weights are `new_model`'s.
+        recipe: "muon" (Muon for the matrices of blocks and neighbourhoods, Adam for all else; warm-up, constant rate,
+            linear decay) or "adam" (the paper's Adam; constant rate until a plateau of the validation loss).
+        tokens_per_step: Observed features per batch, which determine its number of rows.
+        rows_per_step: Rows per batch. None: from tokens_per_step.
+        curriculum: Stages as pairs (end as a fraction of the run, fraction of the features used). A random subset
+            of features is a valid sample of a marginal and costs less than a whole row.
+        subsets: How these subsets are drawn: "informative", where features of low marginal entropy are drawn less
+            often, since features that hardly vary are learned quickly; or "uniform".
+        orders: "random" (a new one per row and step) or "raster" (column order, for a fixed-order model).
+        lr: Learning rate of Adam.
+        muon_lr: Learning rate of Muon.
+        betas: Betas of Adam.
+        eps: Epsilon of Adam.
+        weight_decay: Decoupled weight decay of the matrices that Muon trains.
+        dropout: Share of what each block adds that is zeroed at random, against overfitting.
         noise: Deviation of Gaussian noise on continuous values, in units of their spread, against narrow components
-            that fit single rows or the grid that values were rounded to.
+            that fit single rows or the grid to which values were rounded.
         warmup_steps: Steps of linear warm-up.
-        constant: Fraction of the run at full rates, after which they fall linearly.
-        cycles: How often rates start anew, each time for twice as long. A cycle that ends without better validation
-            than those before it is the last, so that rows that are soon overfitted cost little time.
-        final_lr: Last rate, as a fraction of the first.
-        plateau_factor: What a plateau multiplies the rate of the "adam" recipe by.
+        constant: Fraction of each cycle with full learning rates, after which they fall linearly.
+        cycles: Learning-rate cycles, each twice as long as the one before. A cycle without a better
+            validation loss is the last, so rows that are soon overfitted cost little time.
+        final_lr: Last learning rate, as a fraction of the first.
+        plateau_factor: Factor on the learning rate of the "adam" recipe at each plateau.
         plateau_patience: Validations without a better loss that make a plateau.
         clip: Largest gradient norm.
-        averaging: Decay per step of an exponential average of the weights, which is then what is validated and kept.
+        averaging: Decay per step of an exponential average of the weights, which is validated and kept in their place.
             None: no averaging.
-        precision: "float32", "bfloat16" (autocast), "float64", or "auto": bfloat16 where the device has units for it.
-        validate_every: Steps between validations. None: a twentieth of the run; unless steps end it some early ones.
-        validation_rows: Most rows a validation looks at, drawn once.
+        precision: "float32", "bfloat16" (autocast), "float64", or "auto": bfloat16 if it is native to
+            the GPU, or measurably faster on the CPU.
+        validate_every: Steps between validations. None: a twentieth of the run, plus early ones unless steps end it;
+            under the clock fewer, where they would take more than a tenth of the time.
+        validation_rows: Maximum rows to validate on, drawn once.
         validation_orders: Random orders per validation row, the same at each validation.
         patience: Validations without a better loss after which the run stops. None: never.
         checkpoint_minutes: Minutes between checkpoints.
-        checkpoint_steps: Steps between checkpoints, beside the minutes.
-        keep_last: How many checkpoints are kept.
-        threads: CPU threads. None: leave them.
+        checkpoint_steps: Steps between additional checkpoints.
+        keep_last: Number of checkpoints to keep.
+        threads: CPU threads. None: unchanged.
     """
 
     steps: int | None = None
@@ -198,9 +200,9 @@ class TrainConfig:
 
 
 def paper_training(epochs: float | None = 50, **changes: Any) -> TrainConfig:
-    """Give the training of the paper: Adam, one row at a time, a tenth of the rate after a plateau.
+    """Return the paper's training: Adam, one row at a time, a tenth of the learning rate after a plateau.
 
-    That is two validations of the twenty of a run without a better one: of fifty epochs, the paper's five.
+    A plateau is two of a run's twenty validations without a better loss: of fifty epochs, the paper's five.
     """
     paper: dict[str, Any] = {
         **{"epochs": epochs, "recipe": "adam", "lr": 1e-6, "betas": (0.9, 0.999), "rows_per_step": 1},

@@ -6,16 +6,16 @@ class DeformerError(Exception):
 
 
 class InputError(DeformerError, ValueError):
-    """An argument, a value or a file that the caller can put right."""
+    """An invalid argument, value or file that the caller can correct."""
 
 
 class CheckpointError(DeformerError, ValueError):
-    """A file of weights that is unreadable, truncated, foreign or of another model."""
+    """A weights file that is unreadable, truncated, of another kind or of another model."""
 
 
 class SourceError(DeformerError, OSError):
-    """A data set that is neither on this machine nor downloadable."""
+    """A data set that is neither on this machine nor downloadable, or whose file is corrupt."""
 
 
 class TrainingError(DeformerError, RuntimeError):
-    """A training that cannot go on, such as one whose loss is not finite."""
+    """A training run that cannot continue, such as one whose loss is not finite."""

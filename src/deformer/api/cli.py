@@ -50,23 +50,28 @@ def _read_config(context: Any, path: Path | None) -> Path | None:
 
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="A file that `deformer fit` or `train` wrote, or a model that ships.")
+    str, typer.Option("--model", "-m", help="A file written by `deformer fit` or `train`, or a shipped model.")
 ]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn.", min=0, max=2**63 - 1)]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.", min=0, max=2**63 - 1)]
 On = Annotated[Device, typer.Option(help="Where to compute.")]
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="TOML or JSON with defaults for these options.", callback=_read_config, is_eager=True
+        "--config", help="TOML or JSON file with defaults for these options.", callback=_read_config, is_eager=True
     ),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie, before DEFORMER_DATA and the user's cache.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write. None: CSV on standard output.")]
-Input = Annotated[str, typer.Argument(help="A .csv, .tsv, .npy, .npz or .parquet, or the name of a source.")]
-Part = Annotated[str, typer.Option(help="Of a source that is split: train, validation or test.")]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder, searched before DEFORMER_DATA and the user's cache.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write. Default: CSV on standard output.")]
+Input = Annotated[
+    str,
+    typer.Argument(
+        help="A .csv, .tsv, .npy, .npz or .parquet file, a data set, or in score and impute a folder of .parquet files."
+    ),
+]
+Part = Annotated[str, typer.Option(help="Part of a split data set: train, validation or test.")]
 Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
-Engine = Annotated[str, typer.Option(help="Of a folder of Parquet files: local, or ray for many workers.")]
-Workers = Annotated[int, typer.Option(help="Of ray, with a copy of the model each.", min=1)]
+Engine = Annotated[str, typer.Option(help="For a folder of Parquet files: local, or ray for many workers.")]
+Workers = Annotated[int, typer.Option(help="Ray workers, each with a copy of the model.", min=1)]
 Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1, max=10_000)]
 
 
@@ -75,13 +80,13 @@ def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path(
         "quickstart"
     ),
-    minutes: Annotated[float, typer.Option(help="Of training, for both models together.", min=0.01)] = 2.5,
+    minutes: Annotated[float, typer.Option(help="Minutes of training, for both models together.", min=0.01)] = 2.5,
     source: Annotated[str, typer.Option(help="digits or digits-binary.")] = "digits",
     seed: Seed = 0,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Train on small images of digits, report, and draw pictures, in about three minutes."""
+    """Train on small images of digits, report scores and draw pictures, in about three minutes."""
     from deformer.api.quickstart import run
 
     run(output, minutes, source, seed, device.value)
@@ -91,27 +96,27 @@ def quickstart(
 def train(
     source: Annotated[str, typer.Option(help="digits, digits-binary, mnist-binarized, notmnist, or a table.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.safetensors"),
-    directory: Annotated[Path | None, typer.Option(help="Where checkpoints and logs go.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --directory.")] = False,
+    directory: Annotated[Path | None, typer.Option(help="Folder for checkpoints and logs.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in --directory.")] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes, or when nothing gets better.")
+        float | None, typer.Option(help="Stop after this many minutes, or when validation stops improving.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps at most.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Stop after so many passes over the rows at most.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after at most this many steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Stop after at most this many passes over the rows.")] = None,
     preset: Annotated[
-        str, typer.Option(help="default (by the data and the time), or paper: the paper's own.")
+        str, typer.Option(help="default (suited to the data and the time) or paper (the paper's own).")
     ] = "default",
     wiring: Annotated[str | None, typer.Option(help="two_stream, interleaved or single_stream.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of a token.", min=1, max=16_384)] = None,
     n_layers: Annotated[int | None, typer.Option(help="Number of blocks.", min=1, max=1_000)] = None,
     n_heads: Annotated[int | None, typer.Option(help="Attention heads.", min=1, max=1_024)] = None,
     recipe: Annotated[str | None, typer.Option(help="muon or adam.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Rate of Adam.")] = None,
-    muon_lr: Annotated[float | None, typer.Option(help="Rate of Muon.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Learning rate of Muon.")] = None,
     tokens_per_step: Annotated[int | None, typer.Option(help="Observed features in a batch.")] = None,
     rows_per_step: Annotated[int | None, typer.Option(help="Rows in a batch.")] = None,
     averaging: Annotated[float | None, typer.Option(help="Decay of an average of the weights.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Validations without a better one before stopping.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Validations without improvement before stopping.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float64.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     rows: Annotated[int, typer.Option(help="Random test rows to report on.", min=2)] = 500,
@@ -151,9 +156,9 @@ def score(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Give ln p of each row in nats, higher is more normal: mean and ensemble over orders, and how far orders disagree.
+    """Write ln p of each row in nats (higher is more normal): mean and ensemble over orders, and their spread.
 
-    A table model has orders of its own seed, and scores whole files.
+    A table model uses orders of its own seed and scores whole files.
     """
     from deformer.api import files, table_commands
     from deformer.data.seeds import generator
@@ -183,7 +188,7 @@ def sample(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Draw new rows; of images a sheet, if the output ends in .png."""
+    """Draw new rows; images as a sheet if the output ends in .png."""
     from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.sampling import sample as draw
@@ -201,7 +206,7 @@ def sample(
 def impute(
     model: Model,
     rows: Input,
-    strategy: Annotated[Strategy, typer.Option(help="draw: jointly; mean, mode: each on its own.")] = Strategy.draw,
+    strategy: Annotated[Strategy, typer.Option(help="draw: jointly; mean, mode: each separately.")] = Strategy.draw,
     n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1, max=10_000)] = 1,
     part: Part = "test",
     output: Output = None,
@@ -212,7 +217,7 @@ def impute(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Fill in missing values; what was observed comes back as it was."""
+    """Fill in missing values; observed values stay unchanged."""
     from deformer.api import files, table_commands
     from deformer.data.seeds import generator
     from deformer.tasks.imputation import impute as fill
@@ -264,7 +269,7 @@ def evaluate(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Report the negative log-likelihood over a whole data set, and how far orders agree."""
+    """Report the negative log-likelihood of a whole data set, and how closely orders agree."""
     from deformer.api import files, table_commands
     from deformer.api.report import report, spell
     from deformer.data.seeds import generator
@@ -288,19 +293,19 @@ Table = Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet file.", sh
 def fit(
     table: Table,
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path("model.deformer"),
-    minutes: Annotated[float | None, typer.Option(help="Of training at most; 3 if no limit.", min=0.001)] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the rows at most; 300 if none.", min=0.001)] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps at most.", min=1)] = None,
-    validation: Annotated[Path | None, typer.Option(help="Rows that choose the best weights.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Take a column for labels, whatever it looks like.")] = None,
-    number: Annotated[list[str] | None, typer.Option(help="Take a column for numbers, whatever it looks like.")] = None,
-    index: Annotated[str | None, typer.Option("--id", help="A column that names rows; results repeat it.")] = None,
-    header: Annotated[bool, typer.Option("--header", help="Line 1 holds names, though numbers are there.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Maximum training minutes; 3 if no limit.", min=0.001)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Maximum passes over the rows; default 300.", min=0.001)] = None,
+    steps: Annotated[int | None, typer.Option(help="Maximum optimiser steps.", min=1)] = None,
+    validation: Annotated[Path | None, typer.Option(help="Table of rows to choose the best weights on.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Treat this column as labels, whatever its values.")] = None,
+    number: Annotated[list[str] | None, typer.Option(help="Treat this column as numbers, whatever its values.")] = None,
+    index: Annotated[str | None, typer.Option("--id", help="A column of row names, repeated in results.")] = None,
+    header: Annotated[bool, typer.Option("--header", help="Line 1 holds names, even if it contains numbers.")] = False,
     seed: Seed = 0,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Learn the density of a table: mixed columns, missing values, no preparation."""
+    """Learn the density of a table with mixed columns and missing values, without preparation."""
     from deformer.api import table_commands
     from deformer.data.chunks import Layout
 
@@ -319,7 +324,7 @@ def explain(
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Say how much each value of each row surprises, in nats, and what was expected in its place."""
+    """Report how surprising each value of each row is, in nats, and what was expected in its place."""
     from deformer.api import table_commands
 
     table_commands.explanations(table_commands.open_table(model, device.value), table, output, orders)
@@ -329,13 +334,13 @@ def explain(
 def conditional(
     model: Model,
     table: Table,
-    target: Annotated[str, typer.Option(help="The column that is asked about.")],
-    quantile: Annotated[list[float], typer.Option(help="Of numbers.")] = [0.05, 0.5, 0.95],  # noqa: B006
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    quantile: Annotated[list[float], typer.Option(help="Quantiles of numbers.")] = [0.05, 0.5, 0.95],  # noqa: B006
     output: Output = None,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Give the distribution of a column in each row, given the row's other values."""
+    """Write the distribution of a column in each row, given the row's other values."""
     from deformer.api import table_commands
 
     table_commands.conditional(table_commands.open_table(model, device.value), table, output, target, quantile)
@@ -346,18 +351,18 @@ def serve(
     model: Model,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)] = 8000,
-    snapshots: Annotated[Path | None, typer.Option(help="Folder where snapshots of sessions outlive it.")] = None,
+    snapshots: Annotated[Path | None, typer.Option(help="Folder to keep session snapshots in across restarts.")] = None,
     ordinary: Annotated[Path | None, typer.Option(help="Table of ordinary rows, to calibrate alarms on.")] = None,
-    alarm_rate: Annotated[float, typer.Option(help="Share of ordinary rows that raise an alarm.")] = 0.01,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let anybody ask, without DEFORMER_TOKEN.")] = False,
-    rows: Annotated[int, typer.Option(help="Most rows of a request.", min=1)] = 10_000,
-    sessions: Annotated[int, typer.Option(help="Most open sessions, and most snapshots.", min=1)] = 100_000,
-    waiting: Annotated[int, typer.Option(help="Most requests of a kind that wait.", min=1)] = 256,
-    seconds: Annotated[float, typer.Option(help="Until a request is given up.", min=0.1)] = 30.0,
+    alarm_rate: Annotated[float, typer.Option(help="Maximum share of ordinary rows that raise an alarm.")] = 0.01,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Accept all requests, without DEFORMER_TOKEN.")] = False,
+    rows: Annotated[int, typer.Option(help="Maximum rows per request.", min=1)] = 10_000,
+    sessions: Annotated[int, typer.Option(help="Maximum open sessions, and maximum snapshots.", min=1)] = 100_000,
+    waiting: Annotated[int, typer.Option(help="Maximum waiting requests of each kind.", min=1)] = 256,
+    seconds: Annotated[float, typer.Option(help="Seconds until a request is given up.", min=0.1)] = 30.0,
     device: On = Device.auto,
     config: Config = None,
 ) -> None:
-    """Answer over HTTP, with a page to play with; clients send the token that DEFORMER_TOKEN holds."""
+    """Serve a model over HTTP, with a page to try it; clients send the token in DEFORMER_TOKEN."""
     try:
         from deformer.api.service import run
         from deformer.api.service.work import Limits
@@ -372,7 +377,7 @@ def serve(
 
 @app.command()
 def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Device.cpu) -> None:
-    """Describe a model: its features or a table's columns, its network and the notes it came with."""
+    """Describe a model: its features or a table's columns, its network and the notes saved with it."""
     from dataclasses import asdict
 
     from deformer.api import files, tables

@@ -25,19 +25,19 @@ def suited(
     shape: tuple[int, int] | None = None,
     large: bool = False,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Choose a network and its training by the size of the data, and on CPUs by the time.
+    """Choose a network and its training by the size of the data and, on CPUs, the time.
 
-    Whole rows, some thousand cells a step, averaged weights. Few rows are held apart by noise and dropout, and end
-    after the first cycle of rates that brings nothing better, if no limit is reached before; where there is time for
-    few passes, there is one cycle. Small images learn faster, from nearer neighbours and by two layers at least; of
-    `MANY_IMAGES` and more nothing is chosen but the defaults of `ModelConfig`.
+    Steps use whole rows, a few thousand cells each, and weights are averaged. With few rows, noise and dropout limit
+    overfitting, and training ends after the first learning-rate cycle without improvement, if no limit ends it before;
+    if there is time for few passes, there is one cycle. Small images get a higher learning rate, a smaller
+    neighbourhood and at least two layers; for `MANY_IMAGES` and more, only the defaults of `ModelConfig` are chosen.
 
     Args:
-        limits: What ends the training, its seed, threads, recipe and orders; the rest of it is chosen.
-        device, devices: Where `fit` will train. In as few steps as minutes of CPUs are good for, a small network
-            learns more than a large one, of which each step takes longer.
-        shape: (height, width) where a row is an image.
-        large: Whether the network is as large however little the time.
+        limits: Limits of the training, its seed, threads, recipe and orders; the rest is chosen.
+        device, devices: Where `fit` will train. In the few steps that minutes on CPUs allow, a small network learns
+            more than a large one, whose steps take longer.
+        shape: (height, width) if rows are images.
+        large: Whether the size of the network ignores the time.
 
     Examples:
         >>> from deformer import load_source

@@ -126,7 +126,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def save(self, path: str | Path) -> None:
-        """Write what was learned to one file, without code; of the arguments only those that matter in use."""
+        """Write what was learned to one file, without code; of the arguments, only those needed after fit."""
         check_is_fitted(self)
         kept = {name: getattr(self, name) for name in self._kept}
         plain = {name: _plain(v) for name, v in kept.items()}
@@ -134,7 +134,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls: type[_Estimator], path: str | Path, device: str = "auto") -> _Estimator:
-        """Read what `save` wrote; a density also what `deformer fit` wrote."""
+        """Read what `save` wrote or, for a density or an imputer, what `deformer fit` wrote."""
         estimator = cls.from_table(load_table(path, device), read_notes(path).get("estimator", {}))
         estimator.device = device
         return estimator
@@ -144,7 +144,7 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
         """Wrap a model that was learned elsewhere, such as the `table_` of another estimator.
 
         Args:
-            kept: What `save` keeps beside the model. None: the defaults, for estimators that need no more.
+            kept: What `save` keeps besides the model. None: the defaults, for estimators that need no more.
 
         Raises:
             InputError: This kind of estimator needs more than a model.
@@ -164,26 +164,26 @@ class _TableEstimator(BaseEstimator):  # type: ignore[misc]
 class DEformerDensity(_TableEstimator):
     """The joint density of a table's columns, and with it any marginal and any conditional.
 
-    Every score is in nats and higher is more normal.
+    Every score is in nats; higher is more normal.
 
     Args:
-        minutes: Of training at most; on a CPU few make the network smaller. None: 3, unless epochs or steps are given.
-        epochs: Passes over the rows at most. None: 300.
-        steps: Optimiser steps at most. None: no such limit.
-        kinds: What some columns are, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
-            `deformer.data.columns`. None: what their values look like.
-        network: Changes to the network that the table's size and the time would choose, by the names of `ModelConfig`.
-        training: Changes to its training, by the names of `TrainConfig`.
+        minutes: Maximum minutes of training; on CPUs few shrink the network. None: 3, unless epochs or steps are given.
+        epochs: Maximum passes over the rows. None: 300.
+        steps: Maximum optimiser steps. None: no limit.
+        kinds: Kinds of some columns, by name: "number", "label", or `Levels`, `Labels` or `Numbers` of
+            `deformer.data.columns`. None: inferred from their values.
+        network: Changes to the network chosen for the table's size and the time, as arguments of `ModelConfig`.
+        training: Changes to its training, as arguments of `TrainConfig`.
         device: "auto", "cpu" or "cuda".
-        random_state: Seed of all that is drawn, in learning and in use. Fits that `steps` or `epochs` end are alike;
-            what `minutes` suffice for depends on the machine as well.
-        progress: Whether a bar on standard error shows the validation NLL in nats; else `fit` is silent.
+        random_state: Seed of all random draws, in fit and in use. Fits that `steps` or `epochs` end are reproducible;
+            what `minutes` suffice for also depends on the machine.
+        progress: Whether a bar on standard error shows the validation NLL in nats; otherwise `fit` is silent.
 
     Attributes:
         table_: The network and the codes of its columns.
         history_: How training went.
 
-    Ctrl-C in `fit` ends the training and raises KeyboardInterrupt; the estimator keeps the best weights so far.
+    Ctrl-C during `fit` ends the training and raises KeyboardInterrupt; the estimator keeps the best weights so far.
 
     Examples:
         >>> table = pd.DataFrame({"a": [0, 1] * 50, "b": [0, 1] * 50})
@@ -196,46 +196,46 @@ class DEformerDensity(_TableEstimator):
         """Learn from a table; NaN, None and NA are missing values.
 
         Args:
-            X_val: Rows that choose the best weights. None: a tenth of X.
-            choices: minutes, epochs, steps or kinds of this time, in place of the constructor's.
+            X_val: Rows to choose the best weights on. None: a tenth of X.
+            choices: minutes, epochs, steps or kinds for this fit, in place of the constructor's.
         """
         self._learn(X, X_val, choices)
         self.history_.raise_if_interrupted()
         return self
 
     def score_samples(self, X: Any, n_orders: int = 4, combine: Combine = "ensemble") -> Floats:
-        """Give ln p(row) in nats, higher = more normal; missing values are left out, not guessed.
+        """Return ln p(row) in nats, higher = more normal; missing values are left out, not guessed.
 
         Args:
             n_orders: Orders under which every row is scored.
-            combine: "ensemble" averages probabilities over orders, "mean" log-probabilities.
+            combine: "ensemble" averages probabilities over orders, "mean" averages log-probabilities.
         """
         X = self._checked(X)
         return tables.log_prob(self.table_, X, n_orders, combine)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Give the mean of `score_samples`: nats per row, higher is better."""
+        """Return the mean of `score_samples`: nats per row, higher is better."""
         return float(self.score_samples(X).mean())
 
     def log_prob(
         self, X: Any, targets: Hashable | Names | None = None, given: Hashable | Names = (), n_orders: int = 4
     ) -> Floats:
-        """Give ln p(targets | given) of every row in nats; what is in neither is summed out exactly."""
+        """Return ln p(targets | given) of every row in nats; other columns are marginalised exactly."""
         X, wanted = self._checked(X), None if targets is None else _texts(targets)
         return tables.log_prob(self.table_, X, n_orders, "ensemble", wanted, _texts(given))
 
     def sample(self, n: int = 1, given: Any = None, random_state: Randomness = None) -> pd.DataFrame:
-        """Draw rows; `given` holds evidence, one row for all or n rows, in which missing values are drawn.
+        """Draw rows; `given` holds evidence, one row for all or n rows, whose missing values are drawn.
 
         Args:
-            random_state: None: the estimator's, so that draws repeat if it has a seed, and are new ones if it has none.
+            random_state: None: the estimator's, so that draws repeat if it has a seed, and differ if it has none.
         """
         check_is_fitted(self)
         drawn = tables.draw_rows(self.table_, n, given, self._seed_of_draws(random_state))
         return drawn.rename(columns=self._own_names)
 
     def sample_remaining_columns(self, known: Any, random_state: Randomness = None) -> Any:
-        """Draw, for every row of known values, the columns that it lacks; by conditioning, never by rejection."""
+        """Draw the columns that each row of known values lacks, by conditioning, never by rejection."""
         check_is_fitted(self)
         drawn = tables.complete(self.table_, known, self._seed_of_draws(random_state))
         return like(known, drawn.rename(columns=self._own_names))
@@ -251,7 +251,7 @@ class DEformerDensity(_TableEstimator):
         """Describe p(column | the row's other values) for every row.
 
         Returns:
-            A frame for one column, else frames by column: probabilities of labels or levels, or mean, std, quantiles.
+            A frame for one column, else a dict of frames: probabilities of labels or levels, or mean, std, quantiles.
         """
         X = self._checked(X)
         if isinstance(targets, str) or not isinstance(targets, Iterable):
@@ -259,46 +259,46 @@ class DEformerDensity(_TableEstimator):
         return {name: tables.conditional(self.table_, X, str(name), quantiles) for name in targets}
 
     def predict_proba(self, X: Any, target: Hashable) -> Floats:
-        """Give the probability of each label or level of a column given the row's other values, without its own.
+        """Return the probability of each label or level of a column, given the row's other values.
 
-        What the columns are, `conditional` says, which gives the same as a frame; of labels the last is "(other)".
+        `conditional` returns the same as a frame with their names; for labels, the last is "(other)".
         """
         X = self._checked(X)
         return tables.ask(self.table_, X, str(target), Predictive.probabilities)
 
     def explain(self, X: Any, n_orders: int = 8) -> Explanation:
-        """Say how much each value of each row surprises, and what was expected in its place."""
+        """Return how surprising each value of each row is, and what was expected in its place."""
         X = self._checked(X)
         return explain(self.table_, X, n_orders).renamed(self._own_names)
 
     def session(self, alarms: Alarms | None = None) -> Session:
-        """Begin a row whose values arrive one by one, in any order."""
+        """Open a session for a row whose values arrive one by one, in any order."""
         check_is_fitted(self)
         return Session(self.table_.model, self.table_.codec, alarms=alarms)
 
     def pool(self, alarms: Alarms | None = None, memory: int = 2**28) -> SessionPool:
-        """Follow many such rows at once, with the states of at most so many bytes in memory."""
+        """Open a pool of many such sessions, which keeps at most `memory` bytes of states."""
         check_is_fitted(self)
         return SessionPool(self.table_.model, self.table_.codec, alarms=alarms, memory=memory)
 
     def alarms(self, X: Any, rate: float = 0.01, per: Per = "row") -> Alarms:
-        """Calibrate alarms of sessions on ordinary rows that fit did not see; see `calibrate`.
+        """Calibrate alarms of sessions on ordinary rows that were not in fit; see `calibrate`.
 
         Args:
             rate: Share of ordinary rows that may raise an alarm.
-            per: "row": at any time; "length": at a number of values chosen in advance.
+            per: "row": an alarm at any time; "length": one at a number of values chosen in advance.
         """
         X = self._checked(X)
         return tables.alarms(self.table_, X, rate, per=per)
 
 
 class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
-    """Fill in missing values of a table of any kind, by the conditionals of a density.
+    """Fill in missing values of any kind of table, by the conditionals of a density.
 
     Args:
-        strategy: "mean" gives numbers their expectation and labels their likeliest value, "mode" every column its
-            likeliest value, "sample" draws all missing values of a row jointly.
-        n_imputations: How many tables `impute` draws.
+        strategy: "mean" fills in the expectation of numbers and the likeliest label, "mode" the likeliest value of
+            every column, "sample" draws all missing values of a row jointly.
+        n_imputations: Number of tables that `impute` draws.
 
     The other arguments are those of `DEformerDensity`.
     """
@@ -334,7 +334,7 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         self.strategy, self.n_imputations = strategy, n_imputations
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerImputer":
-        """Learn from a table, missing values and all; the arguments are those of `DEformerDensity.fit`."""
+        """Learn from a table that may have missing values; the arguments are those of `DEformerDensity.fit`."""
         if self.strategy not in ("mean", "mode", "sample"):
             raise InputError(f"strategy must be 'mean', 'mode' or 'sample', not {self.strategy!r}.")
         if self.n_imputations > 1 and self.strategy != "sample":
@@ -344,24 +344,24 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any, return_std: bool = False) -> Any:
-        """Give the table without missing values; types, names and index stay as they were.
+        """Return the table with missing values filled in; types, names and index are preserved.
 
-        An array comes back as an array, a frame as a frame; a column that never had a value in fit stays missing.
+        An array is returned as an array, a frame as a frame; a column without a value in fit stays missing.
 
         Args:
-            return_std: Whether to give `spread` as well.
+            return_std: Whether to return `spread` as well.
         """
         X = self._checked(X)
         filled = self._fill(X, self.table_.seed)
         return (filled, self.spread(X)) if return_std else filled
 
     def impute(self, X: Any) -> list[Any]:
-        """Give `n_imputations` tables, drawn independently if the strategy is "sample"."""
+        """Return `n_imputations` tables, drawn independently if the strategy is "sample"."""
         X = self._checked(X)
         return [self._fill(X, self.table_.seed + i) for i in range(self.n_imputations)]
 
     def spread(self, X: Any) -> pd.DataFrame:
-        """Give the standard deviation of what is missing, NaN where nothing is; numbers only."""
+        """Return the standard deviation of missing values, NaN elsewhere; numbers only."""
         X = self._checked(X)
         codec = self.table_.codec
         numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if has_order(c)]
@@ -377,28 +377,28 @@ class DEformerImputer(TransformerMixin, _TableEstimator):  # type: ignore[misc]
         return like(X, filled) if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
-        """Give the names of the columns, which are those of fit."""
+        """Return the names of the columns, which are those of fit."""
         check_is_fitted(self)
         return np.array(self.table_.codec.names, dtype=object)
 
 
 class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
-    """Find rows that a density of the table finds unlikely; missing values are left out, not guessed.
+    """Find rows that are unlikely under a density of the table; missing values are left out, not guessed.
 
-    The density is a smooth one: numbers are learned under noise, whole ones too, so that a small cluster of anomalies
-    does not become ordinary by having a peak of its own.
+    The density is smooth: numbers, whole ones too, are learned under noise, so that a small cluster of anomalies does
+    not get a peak of its own and look ordinary.
 
     Args:
-        contamination: Share of rows in fit that are taken for outliers; it sets `offset_`.
+        contamination: Share of rows in fit to treat as outliers; it sets `offset_`.
         n_orders: Orders under which every row is scored.
 
     The other arguments are those of `DEformerDensity`.
 
     Attributes:
-        offset_: `score_samples` below which a row is an outlier.
-        median_: Of ln p of each feature in the rows of fit that have it, in nats.
-        spread_: Its median absolute deviation there, in nats, times 1.48 as of a Gaussian, and at least 0.1.
-        expected_: What each feature adds on average there to the strangeness of a row.
+        offset_: The score below which a row is an outlier.
+        median_: Median of each feature's ln p over the rows of fit that have it, in nats.
+        spread_: Median absolute deviation of these ln p, in nats, times 1.48 as for a Gaussian, and at least 0.1.
+        expected_: Mean contribution of each feature to the strangeness of these rows.
     """
 
     _kept = ("contamination", "n_orders", "offset_", "median_", "spread_", "expected_")
@@ -436,16 +436,16 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         self.contamination, self.n_orders = contamination, n_orders
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerDetector":
-        """Learn from a table that may hold outliers; the arguments are those of `DEformerDensity.fit`."""
+        """Learn from a table that may contain outliers; the arguments are those of `DEformerDensity.fit`."""
         self.learn_and_score(X, X_val, **choices)
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
-        """Learn from a table and give -1 for its outliers and +1 for all others."""
+        """Learn from a table and return -1 for its outliers and +1 for all others."""
         return np.where(self.learn_and_score(X) < self.offset_, -1, 1)
 
     def learn_and_score(self, X: Any, X_val: Any = None, **choices: Unpack[Choices]) -> Floats:
-        """Do what `fit` does, and give the rows' `score_samples`, which it needs anyway."""
+        """Do what `fit` does and return the rows' `score_samples`, which it needs anyway."""
         share: Any = self.contamination  # peers take words as well
         if isinstance(share, str) or not 0 < share <= 0.5:
             raise InputError(f"contamination must be a share in (0, 0.5], not {self.contamination!r}.")
@@ -461,16 +461,16 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         return scores
 
     def score_samples(self, X: Any) -> Floats:
-        """Say how normal rows are: higher = more normal, 0 on average over the rows of fit.
+        """Return how normal rows are: higher = more normal, 0 on average over the rows of fit.
 
-        A value's strangeness is ln(1 + z), where ln p(value | what its order puts before), averaged over orders, lies
-        z spreads of its feature below the feature's median, and 0 above. A row's score is the strangeness that one
-        expects of the features it has, less its own: units do not matter, and no feature decides alone.
+        A value's strangeness is ln(1 + z) if ln p(value | values before it), averaged over orders, lies z of the
+        feature's spreads below the feature's median, and 0 if it lies above. A row's score is the strangeness expected
+        for the features it has, minus its own: units do not matter, and no feature decides alone.
         """
         return self._score(self._terms(X))
 
     def explain(self, X: Any) -> pd.DataFrame:
-        """Say how strange each value is beyond what is expected of its feature; a row adds up to -`score_samples`.
+        """Return how much stranger each value is than expected for its feature; a row sums to -`score_samples`.
 
         Returns:
             Rows by columns, higher = stranger; NaN where a value is missing.
@@ -494,11 +494,11 @@ class DEformerDetector(OutlierMixin, _TableEstimator):  # type: ignore[misc]
         return score
 
     def decision_function(self, X: Any) -> Floats:
-        """Give `score_samples` less `offset_`: negative = outlier."""
+        """Return `score_samples` minus `offset_`: negative = outlier."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Give -1 for outliers and +1 for all others."""
+        """Return -1 for outliers and +1 for all others."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
@@ -506,20 +506,20 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
     """A `DEformerDetector` with the signs and names of PyOD: higher = outlier, labels 0 and 1.
 
     Args:
-        contamination: Share of rows in fit that are taken for outliers; it sets `threshold_`.
-        detector: What is fitted. None: `DEformerDetector()`.
+        contamination: Share of rows in fit to treat as outliers; it sets `threshold_`.
+        detector: The detector to fit. None: `DEformerDetector()`.
 
     Attributes:
         decision_scores_: -`score_samples` of the rows of fit, higher = outlier.
         threshold_: The score above which a row is an outlier.
-        labels_: Of the rows of fit: 1 for outliers, 0 for all others.
+        labels_: 1 for outliers among the rows of fit, 0 for all others.
     """
 
     def __init__(self, contamination: float = 0.1, *, detector: DEformerDetector | None = None) -> None:
         self.contamination, self.detector = contamination, detector
 
     def fit(self, X: Any, y: Any = None) -> "DEformerPyOD":
-        """Learn from a table that may hold outliers."""
+        """Learn from a table that may contain outliers."""
         detector = DEformerDetector() if self.detector is None else clone(self.detector)
         self.detector_ = detector.set_params(contamination=self.contamination)
         self.decision_scores_, self.threshold_ = -detector.learn_and_score(X), -detector.offset_
@@ -527,21 +527,21 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> Floats:
-        """Give -`score_samples` of the detector: higher = outlier."""
+        """Return -`score_samples` of the detector: higher = outlier."""
         check_is_fitted(self)
         surprise: Floats = -self.detector_.score_samples(X)
         return surprise
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Give 1 for outliers and 0 for all others."""
+        """Return 1 for outliers and 0 for all others."""
         return (self.decision_function(X) > self.threshold_).astype(np.int64)
 
     def fit_predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
-        """Learn from a table and give its `labels_`."""
+        """Learn from a table and return its `labels_`."""
         return self.fit(X).labels_
 
     def predict_proba(self, X: Any) -> Floats:
-        """Give a row's place between the lowest and the highest score of fit, as PyOD does by default: (rows, 2)."""
+        """Scale each row's score to the range of the scores of fit, as PyOD does by default: (rows, 2)."""
         low, high = self.decision_scores_.min(), self.decision_scores_.max()
         outlier = np.clip((self.decision_function(X) - low) / max(high - low, 1e-12), 0, 1)
         return np.column_stack([1 - outlier, outlier])

@@ -22,20 +22,20 @@ Row = Mapping[str, Any]
 
 
 class DEformerStream:
-    """An anomaly detector for a stream of rows, in which keys may lack, come late, or stand in any sequence.
+    """An anomaly detector for a stream of rows, whose keys may be missing, come late or be in any sequence.
 
-    The first `warm_up` rows decide how columns are coded and what the model is; from then on it is trained for
-    `steps_per_update` steps on the last `buffer` rows, each time that `update_every` more have come.
+    The first `warm_up` rows determine how columns are coded and the model; after that, it is trained for
+    `steps_per_update` steps on the last `buffer` rows whenever `update_every` more have arrived.
 
     Args:
-        warm_up: Rows before the first training; until then every score is 0.
-        buffer: Rows that are kept to learn from, the latest ones.
-        update_every: Rows between updates. None: the model stays what the warm-up made it.
-        steps_per_update: Steps of an update, so that its time is bounded.
-        minutes: Of the first training at most; few make the network smaller.
+        warm_up: Rows before the first training; until then, every score is 0.
+        buffer: Number of latest rows to keep and learn from.
+        update_every: Rows between updates. None: the model stays as it is after the warm-up.
+        steps_per_update: Training steps per update, which bound its time.
+        minutes: Maximum minutes of the first training; few shrink the network.
         n_orders: Orders under which a row is scored.
-        seed: Of all that is drawn.
-        network: Changes to the network that the size of the warm-up and the time would choose.
+        seed: Seed of all random draws.
+        network: Changes to the network chosen for the size of the warm-up and the time.
         training: Changes to its training.
 
     Examples:
@@ -69,7 +69,7 @@ class DEformerStream:
         self._rows: deque[Row] = deque(maxlen=buffer)
 
     def learn_one(self, row: Row) -> "DEformerStream":
-        """Take in a row. Keys that the warm-up did not know are ignored; None and NaN count as absent.
+        """Learn from a row. Keys that were not in the warm-up are ignored; None and NaN count as missing.
 
         Raises:
             InputError: A value that its column cannot hold; the row is not kept.
@@ -89,7 +89,7 @@ class DEformerStream:
         return self
 
     def score_one(self, row: Row) -> float:
-        """Give -ln p of what the row holds, in nats: higher = more anomalous. Nothing is learned from it."""
+        """Return -ln p of the row's known values in nats: higher = more anomalous. Nothing is learned."""
         if self.table is None:
             return 0.0
         frame = self._frame([{str(name): value for name, value in row.items()}], self.table)
@@ -98,7 +98,7 @@ class DEformerStream:
         return -float(tables.log_prob(self.table, frame, self.n_orders)[0])
 
     def session(self) -> Session:
-        """Begin a row whose values arrive one by one.
+        """Open a session for a row whose values arrive one by one.
 
         Raises:
             InputError: The warm-up is not over.

@@ -22,10 +22,10 @@ def shipped_path(name: str) -> Path:
 
 
 def pretrained(name: str) -> DEformer:
-    """Load a model that ships, on the CPU, ready to answer.
+    """Load a model that ships with deformer, on the CPU, ready to use.
 
     Args:
-        name: "mnist-binarized", 28 x 28 binary images of digits; its card lies beside its weights.
+        name: "mnist-binarized", 28 x 28 binary images of digits; its model card is beside its weights.
 
     Raises:
         InputError: No model of this name ships.

@@ -24,7 +24,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Values 0, ..., n_labels - 1 without an order; `labels` says what they stand for."""
+    """Values 0, ..., n_labels - 1 without an order; `labels` gives their names."""
 
     n_labels: int
     labels: tuple[str, ...] | None = None
@@ -76,10 +76,11 @@ class Feature:
     """One column of a table, one pixel of an image, one sensor of a machine.
 
     Args:
-        name: Unique within a schema.
-        domain: Which values it takes.
-        coordinates: Where it lies; features with coordinates share their weights and know each other's offsets.
-        learned: Whether it has an embedding and weights of its own. None: only when it has no coordinates.
+        name: Name, unique within a schema.
+        domain: The values it can take.
+        coordinates: Position; features with coordinates know each other's offsets, and share their weights unless
+            learned.
+        learned: Whether it has an embedding and weights of its own. None: only if it has no coordinates.
     """
 
     name: str
@@ -137,7 +138,7 @@ class Schema:
         return [f.name for f in self.features]
 
     def index(self, names: Iterable[str]) -> list[int]:
-        """Look up the columns of features by name.
+        """Look up the column numbers of features by name.
 
         Raises:
             InputError: A name is not in the schema.
@@ -155,7 +156,8 @@ class Schema:
         """Check that every observed value lies in its feature's domain.
 
         Raises:
-            InputError: The first feature at fault, one of its values and what was expected.
+            InputError: The number of columns is wrong, or a value lies outside; the message names its feature, the
+                value and what was expected.
         """
         if values.shape[-1] != len(self):
             raise InputError(f"Rows have {values.shape[-1]} columns; the schema has {len(self)} features.")
@@ -209,13 +211,13 @@ def _feature_from_dict(d: dict[str, Any]) -> Feature:
 
 
 def table_schema(domains: Sequence[Domain], names: Sequence[str] | None = None) -> Schema:
-    """Describe a table: every feature has an identity of its own."""
+    """Make the schema of a table: every feature has an identity of its own."""
     names = [f"x{i}" for i in range(len(domains))] if names is None else list(names)
     return Schema(tuple(Feature(n, d) for n, d in zip(names, domains, strict=True)))
 
 
 def image_schema(height: int, width: int, domain: Domain, channels: int = 1) -> Schema:
-    """Describe an image: a feature's identity is its (row, column), and (channel) where there are several.
+    """Make the schema of an image: a feature's identity is its (row, column), plus (channel) if there are several.
 
     Examples:
         >>> image_schema(28, 28, Binary()).names[-1]

@@ -7,7 +7,7 @@ import torch
 
 
 def generator(seed: int, *counters: int | str) -> torch.Generator:
-    """Make the generator that belongs to a seed and a path of counters.
+    """Make the random generator for a seed and a path of counters.
 
     Examples:
         >>> a, b = generator(0, "orders", 7), generator(0, "orders", 7)

@@ -50,18 +50,18 @@ def load_source(
 ) -> Source:
     """Load a data set by name, or a table by path.
 
-    Files are looked for in `data_dir`, in the folder that the environment variable DEFORMER_DATA names, and in
-    the user's cache; what is in none of them is downloaded there, if it has a public home.
+    Files are looked for in `data_dir`, in the folder named by the environment variable DEFORMER_DATA and in the
+    user's cache; files that are in none of them are downloaded to the cache, if they are public.
 
     Args:
-        name: "digits", "digits-binary", "mnist-binarized", "notmnist", or a path that ends in .npy, .npz, .csv or
-            .parquet.
-        schema: Of a table. None: inferred from its values.
-        seed: Of the random split of a data set that has none of its own.
+        name: "digits", "digits-binary", "mnist-binarized", "notmnist", or a path that ends in .npy, .npz, .parquet,
+            .csv, .tsv, .txt or .data.
+        schema: Schema of a table. None: inferred from its values.
+        seed: Seed of the random split of a data set without its own.
 
     Raises:
         InputError: An unknown name, or a table that cannot be read.
-        SourceError: The data set is nowhere to be found; the message says which file to put where.
+        SourceError: The data set was not found; the message says which file to put where.
 
     Examples:
         >>> load_source("digits").train.values.shape

@@ -21,7 +21,7 @@ WORKABLE = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of rows under one schema. Missing values are stored as 0 and never seen by a model.
+    """A batch of rows of one schema. Missing values are stored as 0 and never seen by a model.
 
     Args:
         schema: The features, in column order.
@@ -43,7 +43,7 @@ class Rows:
         return Rows(self.schema, self.values.to(device), self.observed.to(device))
 
     def keep(self, columns: Sequence[int]) -> "Rows":
-        """Hide every feature but these."""
+        """Hide all features but these columns."""
         shown = torch.zeros(len(self.schema), dtype=torch.bool, device=self.values.device)
         shown[list(columns)] = True
         return Rows(self.schema, self.values.masked_fill(~shown, 0), self.observed & shown)
@@ -54,8 +54,8 @@ def as_rows(values: Any, schema: Schema, *, observed: Any = None) -> Rows:
 
     Args:
         values: Array or tensor (batch, features); NaN is a missing value.
-        schema: What the columns are.
-        observed: Boolean array of the same shape. None: whatever is not NaN.
+        schema: The features in the columns.
+        observed: Boolean array of the same shape. None: all that is not NaN.
 
     Raises:
         InputError: Wrong shape, no rows, not numbers, or a value outside its feature's domain.

@@ -22,17 +22,17 @@ _BLOCK = {
 
 
 def from_authors_state_dict(state_dict: Mapping[str, Tensor], height: int, width: int, *, n_heads: int = 8) -> DEformer:
-    """Build the interleaved model that a state dict of the authors' `DEformer` module describes.
+    """Build an interleaved model from a state dict of the authors' `DEformer` module.
 
     Args:
         state_dict: Tensors named `pos_mlp.layerK.*`, `pix_mlp.layerK.*`, `transformer.layers.K.*` and
             `pixel_classifier.*`; a `mask` buffer is ignored. Sizes are read from the shapes.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-        n_heads: Attention heads, which no shape tells; the paper has 8.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        n_heads: Attention heads, which the shapes do not reveal; 8 in the paper.
 
     Raises:
-        CheckpointError: A tensor is missing, unknown or of an impossible shape; it is named.
+        CheckpointError: The named tensor is missing, unknown or of an impossible shape.
 
     References:
         The authors' repository, https://github.com/airalcorn2/deformer

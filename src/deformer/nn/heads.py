@@ -62,7 +62,7 @@ class Packed:
 class Conditionals:
     """The distributions p(x_i | evidence) of a batch of queries, in the units of the data.
 
-    Every method returns (batch, queries) in the sequence in which the features were asked for.
+    Values, probabilities and moments are (batch, queries), in the sequence in which the features were queried.
     """
 
     packed: tuple[Packed, ...]
@@ -80,7 +80,7 @@ class Conditionals:
         return out.view(self.shape)
 
     def repeat(self, n: int) -> "Conditionals":
-        """Ask every query n times in a row: (batch, n * queries)."""
+        """Repeat every query n times in succession: (batch, n * queries)."""
         return Conditionals(tuple(p.repeat(n) for p in self.packed), (self.shape[0], n * self.shape[1]))
 
     def only(self, query: int, rows: Int[Tensor, "some"]) -> "Conditionals":
@@ -94,13 +94,13 @@ class Conditionals:
         raise InputError("Of a query there must be one kind of answer.")
 
     def as_rows(self) -> "Conditionals":
-        """Make a row of every query, (batch * queries, 1), where all of them ask for the same kind of feature."""
+        """Make every query a row of its own, (batch * queries, 1), if all are for the same kind of feature."""
         [packed] = (p for p in self.packed if len(p.params))
         return Conditionals((packed,), (len(packed.params), 1))
 
     @staticmethod
     def joined(parts: "Sequence[Conditionals]") -> "Conditionals":
-        """Put the rows of several answers of `only` or `as_rows` below one another."""
+        """Concatenate the rows of several results of `only` or `as_rows`."""
         packed = [part.packed[0] for part in parts]
         first = packed[0]
         units = [(p.loc, p.scale) for p in packed]
@@ -109,10 +109,10 @@ class Conditionals:
         return Conditionals((Packed(first.family, params, None, loc, scale),), (len(params), 1))
 
     def probabilities(self, n_labels: int) -> Float[Tensor, "tokens labels"]:
-        """Give the probability of every label of queries that ask for one feature of labels, flat.
+        """Return every label's probability for queries of one feature with labels, flattened.
 
         Raises:
-            InputError: They ask for numbers.
+            InputError: The queries are for numbers.
         """
         packed = next(p for p in self.packed if len(p.params))
         if not isinstance(packed.family, Bernoulli | Labels):
@@ -121,37 +121,37 @@ class Conditionals:
         return log_p[:, :n_labels].exp()
 
     def log_prob(self, values: Given) -> Queries:
-        """Give ln p(values | evidence) in nats; for continuous features a log-density per unit of the value."""
+        """Return ln p(values | evidence) in nats; for continuous features, a log-density per unit of the value."""
         return self._map(lambda p, x: p.family.log_prob(p.params, p.standardise(_given(x))) - p.log_scale(), values)
 
     def cdf(self, values: Given) -> Queries:
-        """Give P(feature <= value | evidence)."""
+        """Return P(feature <= value | evidence)."""
         return self._map(lambda p, x: p.family.cdf(p.params, p.standardise(_given(x))), values)
 
     def tail(self, values: Given) -> Queries:
-        """Give the probability of a value at least as unusual: of labels, no likelier; of numbers, as far out."""
+        """Return the probability of a value at least as unusual: a label no likelier, a number as far out."""
         return self._map(lambda p, x: p.family.tail(p.params, p.standardise(_given(x))), values)
 
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Queries:
-        """Draw a value per query. Below temperature 1, likely values become likelier."""
+        """Draw a value per query. Temperatures below 1 make likely values likelier."""
         if not temperature > 0:
             raise InputError(f"temperature must be positive, not {temperature}.")
         return self._map(lambda p, _: p.restore(p.family.sample(p.params, generator, temperature)))
 
     def mean(self) -> Queries:
-        """Give the expected value; of a categorical feature the expected label number, which seldom means anything."""
+        """Return the expected value; for a categorical feature, the expected label number (seldom meaningful)."""
         return self._map(lambda p, _: p.restore(p.family.mean(p.params)))
 
     def variance(self) -> Queries:
-        """Give the variance, in the units of the data squared; of labels that of their numbers."""
+        """Return the variance, in squared units of the data; for labels, that of their numbers."""
         return self._map(lambda p, _: p.family.variance(p.params) * (1.0 if p.scale is None else p.scale**2))
 
     def mode(self) -> Queries:
-        """Give the likeliest value."""
+        """Return the likeliest value."""
         return self._map(lambda p, _: p.restore(p.family.mode(p.params)))
 
     def entropy(self) -> Queries:
-        """Give the entropy in nats; for continuous features the differential entropy in the units of the data."""
+        """Return the entropy in nats; for continuous features, differential entropy in units of the data."""
         return self._map(lambda p, _: p.family.entropy(p.params) + p.log_scale())
 
 

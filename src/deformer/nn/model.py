@@ -24,7 +24,7 @@ class DEformer(nn.Module):
 
     Args:
         schema: The features of a row.
-        config: The shape of the network. None: the default, two streams with four layers of width 128.
+        config: The architecture. None: the default, two streams with four layers of width 128.
 
     References:
         The DEformer: An Order-Agnostic Distribution Estimating Transformer (Alcorn & Nguyen, 2021),
@@ -60,7 +60,7 @@ class DEformer(nn.Module):
 
     @property
     def tokens_per_value(self) -> int:
-        """Count the keys that an observation adds."""
+        """The number of keys that an observation adds."""
         return 2 if self.config.wiring == "interleaved" else 1
 
     @property
@@ -88,7 +88,7 @@ class DEformer(nn.Module):
         return self.beginning.expand(batch, 1, -1), nowhere
 
     def nothing_known(self, batch: int) -> Evidence | None:
-        """Begin what the network of the neighbours looks things up in, if there is one."""
+        """Return empty evidence for the neighbourhood network, or None without one."""
         return None if self.neighbours is None else self.neighbours.start(batch)
 
     def tell_neighbours(
@@ -98,7 +98,7 @@ class DEformer(nn.Module):
         values: Shaped[Tensor, "batch n"],
         present: Bool[Tensor, "batch n"] | None = None,
     ) -> tuple[Evidence | None, Tensor | float]:
-        """Add observations one after the other, and give what each feature's tokens are told of those before it."""
+        """Add observations in turn; return the evidence and each feature's input from the observations before it."""
         if self.neighbours is None or evidence is None:
             return None, 0.0
         times = torch.arange(evidence.length, evidence.length + features.shape[1], device=self.device)
@@ -106,7 +106,7 @@ class DEformer(nn.Module):
         return evidence, self.neighbours(features, evidence, times)
 
     def queries(self, features: Identities, evidence: Evidence | None) -> Tensor:
-        """Give the query tokens of features of which nothing but this evidence is known."""
+        """Return query tokens of features, given only this evidence."""
         z: Tensor = self.tokens.z(features)
         if self.neighbours is None or evidence is None:
             return z
@@ -121,13 +121,13 @@ class DEformer(nn.Module):
         scored: slice = slice(None),
         drop: Dropout | None = None,
     ) -> Conditionals:
-        """Give p(x_k | x_1, ..., x_{k-1}) for every k of rows already laid out in their orders, in one pass.
+        """Return p(x_k | x_1, ..., x_{k-1}) for every k, in one pass, for rows already laid out in their orders.
 
         Args:
-            features: Column numbers in the sequence of each row's order.
-            values: Their values; what lies behind a position never touches it, bit for bit.
-            scored: Which positions k are wanted.
-            drop: What part of the blocks' answers is left out, in training.
+            features: Column numbers, in each row's order.
+            values: Their values; those after a position never affect it, bit for bit.
+            scored: The positions k to return.
+            drop: Dropout on the outputs of the blocks, in training.
         """
         z, u = self.tokens.z(features), self.tokens.u(features, values)
         _, around = self.tell_neighbours(self.nothing_known(len(features)), features, values)
@@ -151,11 +151,11 @@ class DEformer(nn.Module):
 
     @torch.inference_mode()
     def start(self, batch: int = 1, room: int = 0) -> "State":
-        """Begin with nothing observed.
+        """Return a state with nothing observed.
 
         Args:
-            batch: Rows to follow side by side.
-            room: How many observations to make space for at once; more may follow.
+            batch: Number of rows to follow in parallel.
+            room: Observations to reserve memory for; more may follow.
         """
         like = next(self.backbone.parameters())
         cache = self.backbone.empty_cache(batch, like)
@@ -168,12 +168,12 @@ class DEformer(nn.Module):
 
     @torch.no_grad()
     def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
-        """Start the head at each feature's marginal distribution in the data."""
+        """Initialise the head to each feature's marginal distribution in the data."""
         self.head.fit_marginals(values.to(self.device), observed.to(self.device))
 
 
 def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) -> DEformer:
-    """Make a model whose initial weights depend on the seed alone and leave the global generator as it was."""
+    """Make a model whose initial weights depend on the seed alone, leaving the global generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DEformer(schema, config)
@@ -203,14 +203,14 @@ class Pending:
 
 @dataclass(frozen=True)
 class State:
-    """What a model has observed so far, as a value: observing returns a new state and leaves this one as it was.
+    """An immutable record of what a model has observed so far: observing returns a new state.
 
     It works in PyTorch's inference mode: no gradients flow, and small steps cost less.
 
     Args:
-        room: Observations that space is made for at once.
-        evidence: What the network of the neighbours looks things up in.
-        pending: In "single_stream" what was observed last.
+        room: Observations to reserve memory for.
+        evidence: The observations that the neighbourhood network reads.
+        pending: The last observation, in "single_stream".
     """
 
     model: DEformer
@@ -223,12 +223,12 @@ class State:
     def observe(
         self, features: Identities, values: Shaped[Tensor, "batch n"], present: Bool[Tensor, "batch n"] | None = None
     ) -> "State":
-        """Add any number of features, in any order.
+        """Observe any number of features, in any order.
 
         Args:
             features: Column numbers, not observed before.
             values: Their values.
-            present: Which of them a row really has. None: all.
+            present: Which of them each row has. None: all.
         """
         model = self.model
         evidence, around = model.tell_neighbours(self.evidence, features, values, present)
@@ -248,7 +248,7 @@ class State:
 
     @torch.inference_mode()
     def predict(self, features: Identities) -> Conditionals:
-        """Give p(x_i | everything observed) for any number of features at once, each on its own."""
+        """Return p(x_i | everything observed) for any number of features at once, each separately."""
         model = self.model
         z, turns = model.queries(features, self.evidence), model._turns(features)
         key_turns = None
@@ -268,10 +268,10 @@ class State:
         *,
         beforehand: bool = False,
     ) -> tuple["State", Conditionals]:
-        """Observe one feature and predict another one; in "two_stream" the cache is read once for both.
+        """Observe one feature and predict another; in "two_stream", the cache is read once for both.
 
         Args:
-            beforehand: Whether the prediction is that of before the observation, and may be of the same feature.
+            beforehand: Whether to predict as before the observation, possibly the same feature.
         """
         model = self.model
         if not model.two_stream:
@@ -290,7 +290,7 @@ class State:
         return dataclasses.replace(self, cache=cache, evidence=evidence), conditionals
 
     def select(self, rows: Tensor) -> "State":
-        """Follow some of the rows, possibly several copies of one."""
+        """Return the state of some rows, possibly several copies of one."""
         evidence = None if self.evidence is None else self.evidence.select(rows)
         pending = None if self.pending is None else self.pending.select(rows)
         return dataclasses.replace(self, cache=self.cache.select(rows), evidence=evidence, pending=pending)

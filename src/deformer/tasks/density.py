@@ -31,22 +31,22 @@ def log_prob_terms(
     sequence: Sequence[int] | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch features"]:
-    """Give ln p(x_i | what its row's order puts before i) for each scored feature, in column order.
+    """Return ln p(x_i | features before i in its row's order) for each scored feature, in column order.
 
     Args:
-        values: Rows, or a table as `as_rows` takes it; NaN is missing and neither scored nor seen.
-        orders: (n,) or (batch, n) column numbers; only the features named are scored. None: random ones.
+        values: Rows, or a table that `as_rows` takes; NaN is a missing value, neither scored nor seen.
+        orders: (n,) or (batch, n) column numbers; only these features are scored. None: random orders.
         given: Features that are seen first and not scored.
         targets: Features that are scored. None: all that are not given.
-        sequence: One order of all features for all rows, in which whatever is given moves to the front and whatever is
-            missing is skipped. None: random ones.
-        generator: Draws the random orders; needed when neither `orders` nor `sequence` is there.
+        sequence: One order of all features for all rows, in which given features move to the front and missing ones
+            are skipped. None: random orders.
+        generator: Draws the random orders; needed if neither `orders` nor `sequence` is given.
 
     Returns:
-        Nats; 0 where nothing was scored. For continuous features log-densities per unit of the value.
+        Nats; 0 where nothing was scored. For continuous features, log-densities per unit of the value.
 
     Raises:
-        InputError: Bad values, names or orders.
+        InputError: Invalid values, names or orders.
 
     Examples:
         >>> from deformer import DEformer, Binary, image_schema
@@ -69,7 +69,7 @@ def log_prob_terms(
 
 
 def log_prob(model: DEformer, values: Any, **choices: Any) -> Float[Tensor, "batch"]:
-    """Give ln p(row), a marginal or a conditional in nats: the sum of `log_prob_terms`, whose arguments it takes."""
+    """Sum `log_prob_terms`, with the same arguments: ln p(row), a marginal or a conditional, in nats."""
     return log_prob_terms(model, values, **choices).sum(-1)
 
 
@@ -134,19 +134,19 @@ class NLL:
     """Negative log-likelihoods in nats per row, over several random orders.
 
     Args:
-        per_order: -ln p_o(row), one line per order.
+        per_order: -ln p_o(row) for each order o.
     """
 
     per_order: Float[Tensor, "orders rows"]
 
     @property
     def mean(self) -> float:
-        """The mean over orders and rows: what the paper reports."""
+        """The mean over orders and rows, as the paper reports."""
         return self.per_order.mean().item()
 
     @property
     def mean_error(self) -> float:
-        """Its standard error over rows."""
+        """The standard error of `mean` over rows."""
         return _standard_error(self.per_order.mean(0))
 
     @property
@@ -161,7 +161,7 @@ class NLL:
 
     @property
     def ensemble_error(self) -> float:
-        """Its standard error over rows."""
+        """The standard error of `ensemble` over rows."""
         return _standard_error(self.ensemble_per_row)
 
     @property
@@ -175,7 +175,7 @@ def _standard_error(per_row: Tensor) -> float:
 
 
 def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Generator) -> NLL:
-    """Score rows under several random orders each.
+    """Score each row under several random orders.
 
     Examples:
         >>> from deformer import DEformer, Binary, image_schema

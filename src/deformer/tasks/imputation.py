@@ -26,16 +26,16 @@ def impute(
     n_imputations: int = 1,
     temperature: float = 1.0,
 ) -> Shaped[Tensor, "imputations batch features"]:
-    """Fill in missing values; what was observed comes back as it was.
+    """Fill in missing values; observed values are returned unchanged.
 
     Args:
-        values: Rows, or a table in which NaN is missing.
-        strategy: "draw" samples all missing values jointly, one given the others. "mean" and "mode" give each missing
-            value's own expectation or likeliest value given what was observed.
-        n_imputations: How many independent draws; "mean" and "mode" have but one.
+        values: Rows, or a table in which NaN is a missing value.
+        strategy: "draw" samples all missing values jointly, each given those drawn before. "mean" and "mode" fill in
+            each value's own expectation or likeliest value, given the observed values.
+        n_imputations: Number of independent draws; 1 for "mean" and "mode".
 
     Raises:
-        InputError: Bad values, strategy or number.
+        InputError: Invalid values, strategy or number.
 
     Examples:
         >>> from deformer import DEformer, Binary, image_schema

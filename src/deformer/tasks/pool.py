@@ -31,15 +31,15 @@ Numbered = tuple[int, tuple[Hashable, Arrival]]
 
 
 class SessionPool:
-    """Many sessions at once, each as `Session` would be, answered in batches.
+    """Many sessions at once, each equivalent to a `Session`, computed in batches.
 
-    The states of at most `memory` bytes are kept. Of the others, those used least recently, only what they were told
-    is kept; they are rebuilt from it when they are needed, which costs one pass over their values.
+    States are kept in at most `memory` bytes. Of the other sessions, the least recently used, only the observed values
+    are kept; their states are rebuilt from these when needed, at the cost of one pass over them.
 
     Args:
-        model: Whose rows the sessions are.
-        codec: How a table's values are coded. None: values are the schema's own.
-        alarms: Thresholds by `calibrate`. None: no alarms.
+        model: The model of the sessions' rows.
+        codec: How a table's values are coded. None: values are those of the schema.
+        alarms: Thresholds from `calibrate`. None: no alarms.
         memory: Bytes for states; at least one state is kept.
 
     Examples:
@@ -75,14 +75,14 @@ class SessionPool:
 
     @property
     def n_cached(self) -> int:
-        """Count the sessions whose state is kept."""
+        """The number of sessions whose state is kept."""
         return len(self._slot_of)
 
     def open(self, name: Hashable = None, snapshot: Mapping[str, Any] | None = None) -> Hashable:
-        """Begin a session, or go on from a snapshot, and give its name.
+        """Open a session, or continue from a snapshot, and return its name.
 
         Args:
-            name: Whatever identifies it. None: a number is chosen.
+            name: Name of the session. None: a number is chosen.
         """
         while name is None:
             name, self._next = (self._next if self._next not in self else None), self._next + 1
@@ -93,7 +93,7 @@ class SessionPool:
         return name
 
     def reading(self, name: Hashable) -> Reading:
-        """Give what a session has been told, and its sums.
+        """Return the observed values of a session and their sums.
 
         Raises:
             InputError: There is no such session.
@@ -110,10 +110,10 @@ class SessionPool:
             self._free.append(self._slot_of.pop(name))
 
     def observe(self, arrivals: Iterable[tuple[Hashable, str, Any]]) -> list[Surprise]:
-        """Take in (session, feature, value) triples; several of one session count in the sequence given.
+        """Observe (session, feature, value) triples; those of one session are observed in the given sequence.
 
         Raises:
-            InputError: Any of them is impossible; then none is taken in.
+            InputError: One of them is invalid; then none is observed.
         """
         coded = [(name, self.words.encode(feature, value)) for name, feature, value in arrivals]
         self._check(coded)
@@ -160,13 +160,13 @@ class SessionPool:
         return surprises
 
     def predict(self, asked: Sequence[tuple[Hashable, str]]) -> list[Predictive]:
-        """Give p(feature | what has arrived beside it) for (session, feature) pairs."""
+        """Return p(feature | all other observed values) for (session, feature) pairs."""
         return [self.ask(name, [feature], lambda predictive: [predictive])[0] for name, feature in asked]
 
     def ask(
         self, name: Hashable, features: Sequence[str], question: Callable[[Predictive], Sequence[Any]]
     ) -> list[Any]:
-        """Ask about several features of one session, given what has arrived beside each."""
+        """Ask about several features of one session, each given all other observed values."""
         reading, columns = self.reading(name), self.words.codec.columns
         asked = [self.words.feature(feature) for feature in features]
         answers = {}

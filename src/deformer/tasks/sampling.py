@@ -23,16 +23,16 @@ def sample(
     orders: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Float[Tensor, "n features"]:
-    """Draw rows from the model, exactly: one feature after another, each given all before it.
+    """Draw exact samples of rows: one feature after another, each given all those before it.
 
     Args:
-        n: How many rows.
-        given: Evidence to keep: one row for all draws, or n rows; NaN is what is to be drawn.
-        orders: In which order features are drawn, (features,) or (n, features). None: a random one per row.
+        n: Number of rows.
+        given: Evidence to keep: one row for all draws, or n rows; NaN marks values to draw.
+        orders: Orders in which features are drawn, (features,) or (n, features). None: a random one per row.
         temperature: Below 1, likely values become likelier.
 
     Raises:
-        InputError: Bad evidence, orders or temperature.
+        InputError: Invalid evidence, orders or temperature.
 
     Examples:
         >>> from deformer import DEformer, Binary, image_schema

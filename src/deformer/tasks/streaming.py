@@ -27,17 +27,17 @@ MANY_ROWS = 10_000  # enough for thresholds, though a table of ordinary rows may
 
 @dataclass(frozen=True)
 class Surprise:
-    """What one arriving value tells.
+    """How surprising one arriving value is.
 
     Args:
         name: The feature that arrived.
-        nats: -ln p(value | what arrived before).
-        running_nats: -ln p(all that has arrived).
-        excess_nats: `running_nats` less what the model expected of each feature before it arrived; around 0 for a row
-            like those of training, whatever has arrived.
-        tail: Probability of a value at least as unusual: of labels, no likelier; of numbers, as far out.
-        n_observed: Values that have arrived.
-        alarm: Whether `excess_nats` lies above the threshold for so many values. None: there are no thresholds.
+        nats: -ln p(value | earlier values).
+        running_nats: -ln p(all values so far).
+        excess_nats: `running_nats` minus what the model expected for each feature before it arrived; around 0 for a
+            row like those of training, whichever values have arrived.
+        tail: Probability of a value at least as unusual: a label no likelier, a number as far out.
+        n_observed: Number of values so far.
+        alarm: Whether `excess_nats` exceeds the threshold for this many values. None: there are no thresholds.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Alarms:
     """Thresholds of `excess_nats` by the number of values that have arrived.
 
     Args:
-        thresholds: The n-th belongs to n + 1 values.
-        rate: The share of false alarms that `calibrate` was asked for.
+        thresholds: `thresholds[n]` is for n + 1 values.
+        rate: The share of false alarms requested from `calibrate`.
     """
 
     thresholds: tuple[float, ...]
@@ -161,12 +161,12 @@ def state_of(model: DEformer, reading: Reading, but: int | None = None) -> State
 class Session:
     """One row whose values arrive one by one, in any order.
 
-    After every value the running score equals that of the row's observed part, scored at once in this order.
+    After every value, the running score equals that of the row's observed part, scored at once in this order.
 
     Args:
-        model: Whose row it is.
-        codec: How a table's values are coded. None: values are the schema's own.
-        alarms: Thresholds by `calibrate`. None: no alarms.
+        model: The model of the row.
+        codec: How a table's values are coded. None: values are those of the schema.
+        alarms: Thresholds from `calibrate`. None: no alarms.
 
     Examples:
         >>> from deformer import DEformer, Binary, image_schema
@@ -183,7 +183,7 @@ class Session:
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """Name what has arrived, in its sequence."""
+        """The names of the arrived features, in their sequence."""
         names = self.words.model.schema.names
         return tuple(names[f] for f in self.reading.features)
 
@@ -193,11 +193,11 @@ class Session:
         return self._state
 
     def observe(self, name: str, value: Any) -> Surprise:
-        """Take in one value, and say how much it surprises.
+        """Observe one value and return how surprising it is.
 
         Raises:
             InputError: A closed session, an unknown name, a feature seen before, a missing value, or one outside the
-                domain. The session stays as it was.
+                domain. The session is unchanged.
         """
         state, device = self._open(), self.words.model.device
         arrival = self.words.encode(name, value)
@@ -211,7 +211,7 @@ class Session:
         return surprise
 
     def predict(self, name: str) -> Predictive:
-        """Give p(feature | what has arrived beside it)."""
+        """Return p(feature | all other values so far)."""
         state, feature = self._open(), self.words.feature(name)
         if feature in self.reading.features:
             state = state_of(self.words.model, self.reading, but=feature)
@@ -219,9 +219,9 @@ class Session:
         return Predictive(self.words.codec.columns[feature], state.predict(asked))
 
     def rank_unseen(self) -> dict[str, float]:
-        """Rank what has not arrived by the entropy of its prediction in nats, the least certain first.
+        """Rank features that have not arrived by the entropy of their predictions in nats, least certain first.
 
-        Entropies of a table's numbers are those of the model's codes, so that units do not matter; without a codec they
+        Entropies of a table's numbers are those of the model's codes, so units do not matter; without a codec, they
         are in the units of the schema.
         """
         schema, state = self.words.model.schema, self._open()
@@ -232,7 +232,7 @@ class Session:
         return dict(sorted(zip((schema.names[i] for i in rest), entropy, strict=True), key=lambda pair: -pair[1]))
 
     def rank_seen(self) -> dict[str, float]:
-        """Rank what has arrived by -ln p(code | all else that has arrived) in nats, the most surprising first."""
+        """Rank values that have arrived by -ln p(code | all others so far) in nats, most surprising first."""
         self._open()
         features = self.reading.features
         if not features:
@@ -245,14 +245,14 @@ class Session:
         return dict(sorted(zip(self.observed, (-terms).tolist(), strict=True), key=lambda pair: -pair[1]))
 
     def fork(self) -> "Session":
-        """Branch off a session that goes its own way from here: what if?"""
+        """Return an independent copy of this session, for what-if questions."""
         self._open()
         branch = Session.__new__(Session)
         branch.__dict__.update(self.__dict__)
         return branch
 
     def snapshot(self) -> dict[str, Any]:
-        """Give what was told, as JSON can hold it."""
+        """Return what was observed, as JSON can hold it."""
         self._open()
         return dataclasses.asdict(self.reading)
 
@@ -264,7 +264,7 @@ class Session:
         self.reading, self._state = reading, state
 
     def close(self) -> None:
-        """Free the memory of this session; whatever is asked of it afterwards is an error."""
+        """Free the memory of this session; using it afterwards is an error."""
         self._state = None
 
 
@@ -340,18 +340,18 @@ def calibrate(
     generator: torch.Generator,
     log_base: Tensor | None = None,
 ) -> Alarms:
-    """Choose thresholds so that ordinary rows raise an alarm at the given rate at most, less where many are alike.
+    """Choose thresholds so that ordinary rows raise an alarm at most at the given rate, less if many are alike.
 
     Args:
-        values: Ordinary rows that the model was not trained on; of very many, 10,000 or 100 / rate of them are drawn.
-            Longer prefixes than theirs share the last threshold.
-        rate: Share of false alarms; fewer than 1 / rate rows cannot show it, and give their highest excess.
-        per: What the rate is a share of: "row", ordinary rows that raise an alarm at any time; "length", ordinary rows
-            that lie above the threshold at a number of values chosen in advance.
-        log_base: As in `excess_of_prefixes`.
+        values: Ordinary rows that the model was not trained on; of very many, max(10,000, 100 / rate) are
+            drawn. Prefixes longer than theirs share the last threshold.
+        rate: Share of false alarms; with fewer than 1 / rate rows, too few to show it, the highest excess is used.
+        per: Which ordinary rows the rate counts: "row", those that raise an alarm at any time; "length", those above
+            the threshold at a number of values chosen in advance.
+        log_base: ln p(value | code) of labels and levels, (rows, features), if values are codes of a table.
 
     Raises:
-        InputError: A rate outside (0, 1), another word for `per`, or rows without any value.
+        InputError: A rate outside (0, 1), an unknown `per`, or rows without any value.
     """
     if not 0 < rate < 1:
         raise InputError(f"The rate of false alarms must lie between 0 and 1, not {rate}.")

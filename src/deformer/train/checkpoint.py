@@ -100,7 +100,7 @@ def save(path: str | Path, model: DEformer, notes: Mapping[str, Any] | None = No
     """Write a model's weights with its schema and config.
 
     Args:
-        notes: Whatever else is to travel with them, as JSON: data, recipe, scores.
+        notes: Anything else to store with them, as JSON: data, recipe, scores.
     """
     write_tensors(Path(path), model.state_dict(), {**describe(model), "notes": dict(notes or {})})
 
@@ -111,10 +111,10 @@ def describe(model: DEformer) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> DEformer:
-    """Read a model that `save` or a training wrote.
+    """Read a model written by `save` or by a training run.
 
     Raises:
-        CheckpointError: The file is missing, truncated, foreign, or its tensors do not fit its config.
+        CheckpointError: The file is missing, truncated or of another kind, or its tensors do not fit its config.
     """
     tensors, header = read_tensors(Path(path))
     try:

@@ -77,28 +77,28 @@ def fit(
     progress: bool = False,
     fresh: bool = True,
 ) -> History:
-    """Train a model in place and leave it with its best weights, or its last ones without validation rows.
+    """Train a model in place; it keeps its best weights or, without validation rows, its last ones.
 
-    On several devices every process takes its share of each batch, and the run is that of one process with the whole
-    batch, up to rounding and the noise of dropout. The script is started once for every device of a machine, and the
-    processes other than the first one end here.
+    On several devices, every process takes its share of each batch, and the run is that of one process with the whole
+    batch, up to rounding and dropout noise. The script is started once for every device of a machine; all processes
+    but the first exit at the end of this function.
 
     Args:
-        validation: Rows that choose the best weights, under the same random orders each time.
-        directory: Where checkpoints (`last-*.safetensors`, `best.safetensors`), `metrics.csv` and TensorBoard events
-            go. None: nothing is written.
-        resume: Go on from the newest checkpoint in `directory`, if there is one.
+        validation: Rows to choose the best weights on, under the same random orders each time.
+        directory: Folder for checkpoints (`last-*.safetensors`, `best.safetensors`), `metrics.csv` and TensorBoard
+            events. None: nothing is written.
+        resume: Continue from the newest checkpoint in `directory`, if there is one.
         device: "auto", "cpu" or "cuda".
-        devices: Processes on each machine; on CPUs they are processes too.
-        nodes: Machines; on each of them the same command runs, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
-        progress: Show a bar on standard error.
-        fresh: Whether the model starts at the rows' marginals; not so where it has learned something already.
+        devices: Number of processes on each machine, on GPUs or CPUs.
+        nodes: Number of machines; run the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
+        progress: Show a progress bar on standard error.
+        fresh: Whether the model starts at the rows' marginals; False if it has already learned something.
 
     Raises:
-        InputError: No rows, rows of another schema, a device that is not there, resuming without a directory, or a
-            directory with the checkpoints of a run that is not resumed.
+        InputError: No rows, rows of another schema, an unavailable device, resuming without a directory, or a
+            directory with checkpoints of a run that is not resumed.
         CheckpointError: The checkpoint does not fit.
-        TrainingError: The loss is not finite; the last good checkpoint is named.
+        TrainingError: The loss is not finite; the message names the last good checkpoint.
     """
     for part in (rows, validation):
         if part is not None and part.schema != model.schema:
