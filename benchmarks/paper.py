@@ -134,34 +134,38 @@ def fingerprint(name: str, bfloat16: bool) -> str:
     return hashlib.sha256(model_path(name).read_bytes()).hexdigest()[:12] + "-bfloat16" * bfloat16
 
 
-def reproduce(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Make the table and all figures."""
+def reproduce(chosen: argparse.Namespace, folder: Path) -> None:
+    """Make all figures and then the table, and note each part as soon as it is there."""
     model, seed, bfloat16 = open_model(chosen.model, "cpu"), chosen.seed, chosen.bfloat16
     keep = None if chosen.keep is None else chosen.keep / fingerprint(chosen.model, bfloat16)
     for needed in (folder, *([] if keep is None else [keep])):
         needed.mkdir(parents=True, exist_ok=True)
+    notes = read_notes(model_path(chosen.model))
+    results = {"seed": seed, "bfloat16": bfloat16, "model": notes, "machine": circumstances()}
+
+    def note(**part: Any) -> None:
+        results.update(part)
+        (folder / "figures.json").write_text(json.dumps(results, indent=2) + "\n")
+
     test = load_source("mnist-binarized").test
     assert test is not None
     test_rows = subset(test, chosen.rows, generator(seed, "test rows"))
     few = subset(test, min(chosen.few, len(test_rows)), generator(seed, "few rows"))
     letters = subset(load_source("notmnist").train, chosen.letters or chosen.rows, generator(seed, "letters"))
     scores = score(model, test_rows, chosen.orders, seed, keep, "test", bfloat16)
-    many = score(model, few, chosen.many, seed, keep, "few", bfloat16)
-    strange = score(model, letters, chosen.letter_orders, seed, keep, "letters", bfloat16)
+    note(test=named(scores))
+    (folder / "figure3.png").write_bytes(filled_holes(model, test, SIDES, seed))
     sheet, ranges = figure_2(model, test, chosen.orders, seed, bfloat16)
+    (folder / "figure2.png").write_bytes(sheet)
+    note(figure_2=ranges, float32_minus_bfloat16=rounding(model, few[:500], seed) if bfloat16 else None)
+    strange = score(model, letters, chosen.letter_orders, seed, keep, "letters", bfloat16)
     comparable = scores.per_order[: chosen.letter_orders].mean(0)
     histogram, separation = figure_4(comparable, strange.per_order.mean(0))
-    (folder / "table1.md").write_text(table_1(scores, many))
-    (folder / "figure2.png").write_bytes(sheet)
-    (folder / "figure3.png").write_bytes(filled_holes(model, test, SIDES, seed))
     (folder / "figure4.png").write_bytes(histogram)
-    notes = read_notes(model_path(chosen.model))
-    return {
-        **{"test": named(scores), "many_orders": named(many), "figure_2": ranges},
-        **{"figure_4": {**separation, "orders": chosen.letter_orders, "notmnist": named(strange)}},
-        **{"bfloat16": bfloat16, "float32_minus_bfloat16": rounding(model, few[:500], seed) if bfloat16 else None},
-        **{"seed": seed, "model": notes, "machine": circumstances()},
-    }
+    note(figure_4={**separation, "orders": chosen.letter_orders, "notmnist": named(strange)})
+    many = score(model, few, chosen.many, seed, keep, "few", bfloat16)
+    (folder / "table1.md").write_text(table_1(scores, many))
+    note(many_orders=named(many))
 
 
 def main(words: list[str] | None = None) -> None:
@@ -178,8 +182,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, help="folder for scores of finished orders")
     parser.add_argument("--output", type=Path, default=RESULTS / "paper")
     chosen = parser.parse_args(words)
-    results = reproduce(chosen, chosen.output)
-    (chosen.output / "figures.json").write_text(json.dumps(results, indent=2) + "\n")
+    reproduce(chosen, chosen.output)
     print((chosen.output / "table1.md").read_text())
 
 
