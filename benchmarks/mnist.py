@@ -19,6 +19,7 @@ import torch
 from benchmarks.machine import RESULTS, circumstances
 from benchmarks.recipe import parse, split_changes
 from deformer import (
+    DEformer,
     ModelConfig,
     Rows,
     TrainConfig,
@@ -47,6 +48,7 @@ SHIPPED_TRAINING: dict[str, Any] = {
 WEIGHTS = Path(__file__).parents[1] / "src" / "deformer" / "weights"
 PIECE = Path(__file__).parents[1] / "checkpoints" / "mnist.safetensors"
 AVERAGE = "training.average."
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def paper_split(data: Path | None = None, seed: int = 0) -> tuple[Rows, Rows]:
@@ -145,20 +147,46 @@ def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -
         save(output, model, {**notes, "validation_nll": best.validation_nll})
 
 
-def ship(directory: Path, folder: Path = WEIGHTS) -> None:
-    """Write the averaged weights of the newest checkpoint as the model that ships, with its card."""
+def blend(model: DEformer, earlier: DEformer, held_out: Rows) -> float:
+    """Mix a model's weights with those it had when rates had fallen before, in the share that held-out rows like best.
+
+    References:
+        Averaging Weights Leads to Wider Optima and Better Generalization (Izmailov et al., 2018)
+    """
+    own, other = ({n: t.clone() for n, t in m.state_dict().items()} for m in (model, earlier))
+
+    def nats(share: float) -> float:
+        model.load_state_dict({n: torch.lerp(t, other[n], share) for n, t in own.items()})
+        score = nll(model.eval(), held_out, n_orders=1, generator=generator(0, "blend")).mean
+        print(f"{share:.0%} of the earlier weights: {score:.3f}", flush=True)
+        return score
+
+    best = min(SHARES, key=nats)
+    nats(best)
+    return best
+
+
+def ship(directory: Path, folder: Path = WEIGHTS, earlier: Path | None = None) -> None:
+    """Write the averaged weights of the newest checkpoint as the model that ships, with its card.
+
+    Args:
+        earlier: Weights when rates had fallen before, to mix in.
+    """
     path = checkpoint_in(directory)
     tensors, header = read_tensors(path)
     model, run, training = load(path), header["run"], header["training"]
     averaged = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
     model.load_state_dict({**model.state_dict(), **averaged})
-    held_out = subset(paper_split()[1], 500, generator(0, "card"))
+    rows = paper_split()[1]
+    share = 0.0 if earlier is None else blend(model, load(earlier), subset(rows, 300, generator(0, "blend")))
+    held_out = subset(rows, 500, generator(0, "card"))
     scores = nll(model.eval(), held_out, n_orders=4, generator=generator(0, "card orders"))
     finished = run["minutes"] >= (training["minutes"] or 0)
     notes = {
         **{"source": "mnist-binarized, train and valid", "minutes": run["minutes"], "steps": run["step"]},
         **{"rows_seen": run["rows_seen"], "finished": finished, "training": training, "machine": circumstances()},
         **{"validation_nll": scores.mean, "validation_error": scores.mean_error, "rows": 500, "orders": 4},
+        "share_of_earlier_weights": share,
     }
     save(folder / "mnist-binarized.safetensors", model, notes)
     stage = (
@@ -203,12 +231,16 @@ def main() -> None:
     drawn.add_argument("--directory", type=Path, default=Path("runs/mnist"))
     shipped = commands.add_parser("ship", help="make the newest checkpoint the model that ships")
     shipped.add_argument("--directory", type=Path, default=Path("runs/mnist"))
+    shipped.add_argument("--earlier", type=Path, help="weights when rates had fallen before, to mix in")
     chosen = parser.parse_args()
     keep_memory()
     if chosen.command == "grow":
         grow(chosen.directory, chosen.output, parse(chosen.set))
         return
-    finishing = {"curve": curve, "pack": pack, "ship": ship}
+    finishing = {"curve": curve, "pack": pack}
+    if chosen.command == "ship":
+        ship(chosen.directory, earlier=chosen.earlier)
+        return
     if chosen.command in finishing:
         finishing[chosen.command](chosen.directory)
         return

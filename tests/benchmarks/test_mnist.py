@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from deformer.data.schema import Binary, image_schema
 from deformer.data.seeds import generator
 from deformer.data.sources import Source
 from deformer.data.table import Rows, as_rows
-from deformer.nn.model import new_model
-from deformer.train.checkpoint import load, read_notes, read_tensors
+from deformer.nn.model import DEformer, new_model
+from deformer.tasks.density import NLL
+from deformer.train.checkpoint import load, read_notes, read_tensors, save
 from deformer.train.fit import fit, newest
 
 TINY = {"d_model": 16, "n_layers": 1, "steps": 12, "validation_rows": 10, "precision": "float32", "threads": 1}
@@ -116,6 +118,28 @@ def test_what_ships_are_averaged_weights_with_a_card(
     assert "Unfinished: 5 minutes are planned" in card
     notes = read_notes(tmp_path / "weights" / "mnist-binarized.safetensors")
     assert f"{notes['validation_nll']:.2f} +- " in card
+
+
+def test_earlier_weights_are_mixed_in_where_held_out_images_like_it(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "PIECE", tmp_path / "none")
+    told = iter([5.0, 4.0, 3.0, 4.0, 5.0, 6.0, 3.0])
+
+    def nll_of(model: DEformer, rows: Rows, n_orders: int, **_: Any) -> NLL:
+        return NLL(torch.full((n_orders, len(rows)), next(told) if n_orders == 1 else 7.0))
+
+    monkeypatch.setattr(mnist, "nll", nll_of)
+    mnist.train("shipped", tmp_path, tmp_path / "m.safetensors", {**TINY, "minutes": 5.0, "averaging": 0.5})
+    earlier = new_model(source.schema, load(tmp_path / "m.safetensors").config, seed=5)
+    save(tmp_path / "e.safetensors", earlier)
+    mnist.ship(tmp_path, tmp_path / "weights", tmp_path / "e.safetensors")
+    tensors, _ = read_tensors(newest(tmp_path) or tmp_path)
+    shipped = load(tmp_path / "weights" / "mnist-binarized.safetensors")
+    for name, p in shipped.named_parameters():
+        expected = 0.8 * tensors[f"training.average.{name}"] + 0.2 * earlier.state_dict()[name]
+        torch.testing.assert_close(p, expected)
+    assert read_notes(tmp_path / "weights" / "mnist-binarized.safetensors")["share_of_earlier_weights"] == 0.2
 
 
 def test_the_table_and_the_figures(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
