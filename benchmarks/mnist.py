@@ -155,14 +155,17 @@ def blend(model: DEformer, earlier: DEformer, held_out: Rows) -> float:
     """
     own, other = ({n: t.clone() for n, t in m.state_dict().items()} for m in (model, earlier))
 
-    def nats(share: float) -> float:
+    def mix(share: float) -> None:
         model.load_state_dict({n: torch.lerp(t, other[n], share) for n, t in own.items()})
+
+    def nats(share: float) -> float:
+        mix(share)
         score = nll(model.eval(), held_out, n_orders=1, generator=generator(0, "blend")).mean
         print(f"{share:.0%} of the earlier weights: {score:.3f}", flush=True)
         return score
 
     best = min(SHARES, key=nats)
-    nats(best)
+    mix(best)
     return best
 
 
