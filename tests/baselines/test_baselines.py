@@ -158,6 +158,20 @@ def test_training_lowers_the_nll(name: str) -> None:
     assert curve.rows_seen <= 20_000
 
 
+def test_muon_trains_a_masked_transformer_with_dropout() -> None:
+    columns = torch.randint(0, 2, (500, 1), generator=generator(0))
+    torch.manual_seed(0)
+    model = MaskedTransformer(IMAGE, ModelConfig(d_model=16, n_layers=1), dropout=0.1)
+    rows = as_rows(columns.expand(500, 8), IMAGE)
+    matrices = [p.detach().clone() for p in model.hidden_matrices()]
+    before = model.eval().look(model.complete(rows[400:]), generator(0))
+    curve = fit_baseline(model, rows[:400], rows[400:], steps=300, batch=50, lr=3e-3, muon_lr=0.02, weight_decay=0.1)
+    assert min(curve.nll) < 0.5 * before
+    assert not any(torch.equal(p, old) for p, old in zip(model.hidden_matrices(), matrices, strict=True))
+    x = model.complete(rows[:5])
+    assert torch.equal(*(model.log_prob(x, torch.arange(8)) for _ in range(2)))  # nothing is dropped in use
+
+
 def test_the_loss_of_random_sets_is_the_nll_of_random_orders() -> None:
     torch.manual_seed(0)
     model = DeepNADE(table_schema([Binary()] * 3), (8,)).double()
