@@ -9,7 +9,6 @@ with train, valid and test.
 """
 
 import argparse
-import json
 import time
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import MODELS, N_MASKS, SEVERAL_ORDERS, Contender, Make
-from benchmarks.machine import RESULTS, circumstances, matmul_rate
+from benchmarks.machine import RESULTS, circumstances, counted, keep, matmul_rate
 from benchmarks.recipe import label
 from benchmarks.tables.density import markdown
 from deformer import generator, load_source
@@ -28,7 +27,6 @@ from deformer.data.sources import Source
 from deformer.data.table import subset
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
-from deformer.train.checkpoint import write_bytes
 from deformer.train.process import bfloat16_is_fast, keep_memory
 
 FOLDER = RESULTS / "compare"
@@ -84,17 +82,6 @@ def wanted(source: Source, minutes: float, n_rows: int, n_orders: int, model: Co
     assert source.test is not None
     limits = {"minutes": minutes, "rows": min(n_rows, len(source.test)), "orders": n_orders}
     return {**limits, "threads": torch.get_num_threads(), "recipe": model.recipe}
-
-
-def counted(path: Path, required: dict[str, Any]) -> dict[str, Any] | None:
-    """Read a result, if it is there and was measured as it must be."""
-    result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return result if result is not None and result["wanted"] == required else None
-
-
-def keep(path: Path, result: dict[str, Any]) -> None:
-    """Write a result, whole or not at all."""
-    write_bytes(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

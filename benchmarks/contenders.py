@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.machine import uninterrupted
 from benchmarks.recipe import defaults
 from deformer import DEformer, ModelConfig, Rows, TrainConfig, fit, generator, new_model, sample
 from deformer.baselines.baseline import Baseline, fit_baseline
@@ -97,7 +96,7 @@ class Ours:
         asked |= {"validation_orders": 1, "validation_rows": n_looked_at}
         config = TrainConfig(**{**self.training, **asked})
         history = fit(self.model, source.train, config, validation=source.validation)
-        uninterrupted(history)
+        history.raise_if_interrupted()
         points = history.points
         return [p.minutes for p in points], [p.validation_nll or 0.0 for p in points], points[-1].rows_seen
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deformer.train.history import History
+from deformer.train.checkpoint import write_bytes
 from deformer.train.process import keep_memory
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,14 +37,15 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def uninterrupted(history: History) -> None:
-    """End where a training was interrupted, which keeps its best weights: its figures would not count.
+def counted(path: Path, required: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a result, if it is there and does not say that it was measured with anything else than what is required."""
+    result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return result if result is not None and result.get("wanted", required) == required else None
 
-    Raises:
-        KeyboardInterrupt: It was.
-    """
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt
+
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    write_bytes(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def seconds(run: Callable[[], object]) -> float:

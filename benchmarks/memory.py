@@ -1,4 +1,4 @@
-"""Peak memory of one row of 3,072 features, a CIFAR-10 image: `python benchmarks/memory.py`.
+"""Peak memory of one row of 3,072 features, a CIFAR-10 image: `python -m benchmarks.memory`.
 
 Each task runs in a process of its own, whose largest resident size the operating system reports.
 """
@@ -8,11 +8,8 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import RESULTS, circumstances
 from deformer import DEformer, ModelConfig, Ordinal, as_rows, generator, image_schema, log_prob
@@ -41,7 +38,7 @@ def main() -> None:
         print(run(task))
         return
     results = {
-        f"{name}_megabytes": float(subprocess.check_output([sys.executable, __file__, "--task", name]))
+        f"{name}_megabytes": float(subprocess.check_output([sys.executable, "-m", "benchmarks.memory", "--task", name]))
         for name in ("score", "train")
     }
     results_and_machine = {**results, "machine": circumstances()}

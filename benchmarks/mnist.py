@@ -121,8 +121,7 @@ def grow(directory: Path, output: Path, changes: dict[str, Any]) -> None:
             grown[prefix + name] = weights
     run = {**header["run"], "best_nll": math.inf}
     write_tensors(output / path.name, grown, {**header, **describe(large), "run": run})
-    n_parameters = sum(p.numel() for p in large.parameters())
-    print(f"{output / path.name}: {n_parameters:,} parameters, after {run['minutes']:.1f} minutes")
+    print(f"{output / path.name}: {large.n_parameters:,} parameters, after {run['minutes']:.1f} minutes")
 
 
 def train(preset: str, directory: Path, output: Path, changes: dict[str, Any]) -> None:
@@ -197,8 +196,7 @@ def ship(directory: Path, folder: Path = WEIGHTS, earlier: Path | None = None) -
     )
     card = (Path(__file__).parent / "mnist_card.md").read_text()
     facts = {**notes, **dataclasses.asdict(model.config), **circumstances(), "stage": stage}
-    n_parameters = sum(p.numel() for p in model.parameters())
-    (folder / "mnist-binarized.md").write_text(card.format(**facts, parameters=n_parameters))
+    (folder / "mnist-binarized.md").write_text(card.format(**facts, parameters=model.n_parameters))
     print((folder / "mnist-binarized.md").read_text())
 
 

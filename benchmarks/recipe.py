@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import RESULTS, circumstances, uninterrupted
+from benchmarks.machine import RESULTS, circumstances
 from deformer import ModelConfig, TrainConfig, fit, load_source, new_model
 from deformer.api.defaults import suited
 from deformer.api.training import with_parts
@@ -39,7 +39,7 @@ def parse(settings: list[str]) -> Changes:
 
 def defaults(source: Source, minutes: float) -> tuple[Changes, Changes]:
     """Give network and training as `deformer train` chooses them."""
-    network, training = suited(source.train, TrainConfig(minutes=minutes), "cpu", shape=source.shape)
+    network, training = suited(source.train, TrainConfig(minutes=minutes), "cpu")
     return asdict(network), asdict(training)
 
 
@@ -54,14 +54,14 @@ def recipe(name: str, source: Source, changes: Changes, minutes: float, output: 
     (network, training), (own, its) = defaults(source, minutes), split_changes(changes)
     model = new_model(source.schema, ModelConfig(**{**network, **own}))
     history = fit(model, source.train, TrainConfig(**{**training, **its}), validation=source.validation)
-    uninterrupted(history)
+    history.raise_if_interrupted()
     for p in history.points:
         print(f"{p.minutes:.1f} min, step {p.step}: {p.training_nll:.1f}, {p.validation_nll:.2f}")
     last, best, machine = history.points[-1], history.best, circumstances()
     assert best is not None
     line = (
         *(name, json.dumps(changes), f"{last.minutes:.1f}", torch.get_num_threads(), last.step, last.rows_seen),
-        *(sum(p.numel() for p in model.parameters()), f"{best.validation_nll:.3f}", machine["commit"], machine["cpu"]),
+        *(model.n_parameters, f"{best.validation_nll:.3f}", machine["commit"], machine["cpu"]),
     )
     print(*line)
     path = output / f"{label(source.name).removesuffix('-binarized')}_recipe.csv"

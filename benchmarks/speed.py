@@ -1,18 +1,14 @@
-"""Speed against a plain implementation of the paper: `python benchmarks/speed.py [--quick]`.
+"""Speed against a plain implementation of the paper: `python -m benchmarks.speed [--quick]`.
 
 One process, the same threads, medians of paired runs. Where the plain way would take hours (a full pass per pixel), a
 few passes are timed, which all cost the same, and multiplied out.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import circumstances, matmul_rate, paired, run, seconds
 from benchmarks.plain import PlainDEformer, draw_pixels
@@ -102,7 +98,7 @@ def drawing(c: ModelConfig, suffix: str, runs: int, n_images: int, passes: int) 
         ours, theirs, ratio = paired(task, a_few_passes, runs)
         times = n_images * n_pixels / passes
         figures = {"seconds": ours, "plain_seconds_multiplied_out": theirs * times, "ratio": ratio * times}
-        results[name + suffix] = {**figures, "parameters": sum(p.numel() for p in model.parameters())}
+        results[name + suffix] = {**figures, "parameters": model.n_parameters}
     return results
 
 

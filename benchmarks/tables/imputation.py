@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.machine import uninterrupted
 from benchmarks.tables.density import Results, markdown
 from deformer import DEformerImputer
 from deformer.api import tables
@@ -26,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-def measure(data: Path, case: str, minutes: float = 3.0) -> dict[str, Any]:
+def measure(data: Path, case: str, minutes: float) -> dict[str, Any]:
     """Remove cells, fit on most rows, fill in the others, and compare with what was removed."""
     name, pattern, seed = case.rsplit("-", 2)
     whole = read_all(data / "tables" / FILES[name])
@@ -62,7 +61,6 @@ def _ours(
     fit: pd.DataFrame, use: pd.DataFrame, truth: pd.DataFrame, hidden: Mask, minutes: float, seed: int
 ) -> tuple[pd.DataFrame, float]:
     imputer = DEformerImputer(minutes=minutes, random_state=seed, device="cpu").fit(fit)
-    uninterrupted(imputer.history_)
     places: list[Floats] = []
     draws = np.random.default_rng(seed)
     for i, name in enumerate(use.columns):

@@ -26,7 +26,8 @@ _HOMES = {
     "deformer.api.defaults": ("suited",),
     "deformer.api.online": ("DEformerStream",),
     "deformer.api.pretrained": ("pretrained",),
-    "deformer.api.estimators": ("DEformerDensity", "DEformerDetector", "DEformerImputer", "DEformerPyOD"),
+    "deformer.api.detectors": ("DEformerDetector", "DEformerPyOD"),
+    "deformer.api.estimators": ("DEformerDensity", "DEformerImputer"),
     "deformer.train.checkpoint": ("load", "save"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,7 +35,8 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
     from deformer.api.defaults import suited
-    from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+    from deformer.api.detectors import DEformerDetector, DEformerPyOD
+    from deformer.api.estimators import DEformerDensity, DEformerImputer
     from deformer.api.online import DEformerStream
     from deformer.api.pretrained import pretrained
     from deformer.config import ModelConfig, TrainConfig, paper_config, paper_training

@@ -252,7 +252,7 @@ def test_a_table_from_file_to_file(run: Run, refused: Callable[..., str], tmp_pa
     assert run("impute", "-m", model, source, "--strategy", "mode", "-o", tmp_path / "f.csv") == (0, "", "")
     assert all("" not in line for line in read(tmp_path / "f.csv"))
     assert run("sample", "-m", model, "-n", 3)[1].startswith("x,l,n\n")
-    assert run("explain", "-m", model, source)[1].startswith("row,column,value,expected,surprise,share\n")
+    assert run("explain", "-m", model, source)[1].startswith("row,column,value,expected,surprise,excess,share\n")
     assert run("conditional", "-m", model, source, "--target", "l")[1].startswith("a,b,(other)\n")
     figures = json.loads(run("evaluate", "-m", model, source, "--rows", 20, "--json")[1])
     assert figures["rows"] == 20
@@ -479,6 +479,12 @@ def test_too_little_memory_is_one_line(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_the_version_is_told(run: Run) -> None:
+    code, out, _ = run("--version")
+    assert (code, out.split()[0]) == (0, "deformer")
+    assert run("score", "-h")[0] == 0
+
+
 def test_an_interrupted_training_keeps_its_model_and_exits_with_130(tmp_path: Path) -> None:
     path, directory = tmp_path / "m.safetensors", tmp_path / "run"
     words = ["--source", "digits-binary", "--directory", str(directory), "-o", str(path), *TINY, "--steps", "200000"]

@@ -5,15 +5,19 @@ import torch
 
 from deformer.api.defaults import suited
 from deformer.config import ModelConfig, TrainConfig
-from deformer.data.schema import Binary, table_schema
+from deformer.data.schema import Binary, Schema, image_schema, table_schema
 from deformer.data.table import Rows
 
 TIMED = TrainConfig(minutes=2.0, threads=1)
 
 
 def zeros(n_rows: int, n_features: int) -> Rows:
-    values = torch.zeros(n_rows, n_features, dtype=torch.float64)
-    return Rows(table_schema([Binary()] * n_features), values, torch.ones_like(values, dtype=torch.bool))
+    return zeros_of(table_schema([Binary()] * n_features), n_rows)
+
+
+def zeros_of(schema: Schema, n_rows: int) -> Rows:
+    values = torch.zeros(n_rows, len(schema), dtype=torch.float64)
+    return Rows(schema, values, torch.ones_like(values, dtype=torch.bool))
 
 
 def limits(minutes: float, **changes: object) -> TrainConfig:
@@ -43,13 +47,13 @@ def test_small_tables_have_one_size() -> None:
 
 @pytest.mark.parametrize(("shape", "neighbourhood"), [((8, 8), 2), ((16, 24), 4), ((3, 30), 1)])
 def test_images_see_a_quarter_of_their_side(shape: tuple[int, int], neighbourhood: int) -> None:
-    network, _ = suited(zeros(1_400, shape[0] * shape[1]), TIMED, "cpu", shape=shape)
+    network, _ = suited(zeros_of(image_schema(*shape, Binary()), 1_400), TIMED, "cpu")
     assert network.neighbourhood == neighbourhood
     assert network.n_layers >= 2
 
 
 def test_of_many_images_nothing_is_chosen() -> None:
-    assert suited(zeros(60_000, 4), TIMED, "cpu", shape=(2, 2)) == (ModelConfig(), TIMED)
+    assert suited(zeros_of(image_schema(2, 2, Binary()), 60_000), TIMED, "cpu") == (ModelConfig(), TIMED)
 
 
 def test_rates_of_the_papers_adam_do_not_cycle() -> None:

@@ -1,6 +1,8 @@
+import dataclasses
 import math
 import pickle
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.models import mixed
 
 from deformer.api import tables
-from deformer.api.estimators import DEformerDensity, DEformerDetector, DEformerImputer, DEformerPyOD
+from deformer.api.detectors import DEformerDetector, DEformerPyOD
+from deformer.api.estimators import DEformerDensity, DEformerImputer
 from deformer.config import TrainConfig
 from deformer.errors import CheckpointError, InputError
 from deformer.train.history import History
@@ -113,6 +116,70 @@ def test_explanations_add_up(density: DEformerDensity) -> None:
     assert "kind = small (expected big)" in labels
 
 
+def test_explanations_do_not_depend_on_units() -> None:
+    draws = np.random.default_rng(0)
+    table = pd.DataFrame({"a": draws.normal(size=60), "b": draws.normal(size=60)})
+    large = table.assign(a=1e6 * table["a"])
+    one, other = (DEformerDensity(**TINY).fit(t).explain(t) for t in (table, large))
+    np.testing.assert_allclose(one.excess, other.excess, atol=1e-3)
+    assert (other.surprise["a"] > one.surprise["a"] + 10).all()
+    assert one.excess.abs().mean(axis=None) < 1.5
+    assert set(one.excess.idxmax(axis=1)) == {"a", "b"}
+
+
+def test_dollars_are_no_formula_in_a_picture() -> None:
+    table = pd.DataFrame(
+        {"label $": ["$\\foo$", "b" * 99] * 20, "when": pd.date_range("2024-01-01 00:00:00.1", periods=40)}
+    )
+    labels = [t.get_text() for t in DEformerDensity(**TINY).fit(table).explain(table).plot(0).get_yticklabels()]
+    assert any(r"label \$ = \$\foo\$" in label for label in labels)
+    assert max(map(len, labels)) < 90
+
+
+def test_booleans_may_be_spelled_and_are_named_as_such() -> None:
+    table = pd.DataFrame({"flag": [True, False] * 20, "x": np.arange(40.0)})
+    density = DEformerDensity(**TINY).fit(table)
+    spelled = table.assign(flag=table["flag"].map({True: "True", False: " false"}))
+    np.testing.assert_array_equal(density.score_samples(spelled), density.score_samples(table))
+    assert list(density.conditional(table[:1], "flag").columns) == [False, True]
+    assert density.explain(table).expected["flag"].dtype == bool
+    assert density.session().observe("flag", "true").nats == density.session().observe("flag", True).nats
+    with pytest.raises(InputError, match="it holds 'maybe'"):
+        density.score_samples(spelled.assign(flag=["true", "maybe"] * 20))
+    with pytest.raises(InputError, match="it holds 'n.a.'"):
+        density.score_samples(table.assign(x=["1.5", "n.a."] * 20))
+
+
+def test_decimals_and_sparse_columns_are_numbers() -> None:
+    money = [None if i % 5 == 0 else Decimal(i) / 4 for i in range(40)]
+    sparse = pd.arrays.SparseArray([0, 0, 0, 1] * 10)
+    filled = DEformerImputer(**TINY).fit_transform(pd.DataFrame({"money": money, "sparse": sparse}))
+    assert filled["money"].dtype == np.float64
+    assert filled["sparse"].tolist() == [0, 0, 0, 1] * 10
+
+
+def test_days_are_filled_by_days() -> None:
+    days = pd.Series(pd.date_range("2024-01-01", periods=80)).mask(lambda s: s.dt.day == 7)
+    table = pd.DataFrame({"day": days, "x": np.arange(80.0)})
+    filled = DEformerImputer("mean", **TINY).fit_transform(table)["day"]
+    assert (filled == filled.dt.normalize()).all()
+
+
+def test_draws_repeat_only_if_there_is_a_seed(tmp_path: Path) -> None:
+    for seed in (None, 0):
+        density = DEformerDensity(**{**TINY, "random_state": seed}).fit(mixed(40))
+        density.save(tmp_path / "m.deformer")
+        again = DEformerDensity.load(tmp_path / "m.deformer")
+        for one in (density, again):
+            assert one.sample(9)["size"].equals(one.sample(9)["size"]) == (seed == 0)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_impossible_numbers_of_draws_are_refused(density: DEformerDensity, n: float) -> None:
+    with pytest.raises(InputError, match="number of rows to draw"):
+        density.sample(n)  # type: ignore[arg-type]
+
+
 def test_files_hold_everything(density: DEformerDensity, tmp_path) -> None:  # type: ignore[no-untyped-def]
     table = mixed(20, seed=6)
     density.save(tmp_path / "m.deformer")
@@ -156,8 +223,12 @@ def test_imputation_learns_what_columns_say_of_each_other() -> None:
 
 def test_several_imputations_differ() -> None:
     table = mixed(80)
-    first, second = DEformerImputer("sample", n_imputations=2, **TINY).fit(table).impute(table)
+    imputer = DEformerImputer("sample", n_imputations=2, **TINY).fit(table)
+    first, second = imputer.impute(table)
     assert (first.astype(object) != second.astype(object)).any(axis=None)
+    imputer.table_ = dataclasses.replace(imputer.table_, seed=imputer.table_.seed + 1)
+    for drawn in imputer.impute(table):  # the draws of one seed are not those of the next
+        assert (drawn.astype(object) != second.astype(object)).any(axis=None)
 
 
 def test_the_signs_of_the_detector() -> None:

@@ -365,6 +365,8 @@ def test_a_socket_takes_observations(client: TestClient, table: TableModel) -> N
         assert socket.receive_json()["error"]["code"] == "invalid"
         socket.send_json({"name": "kind", "value": "big"})
         assert socket.receive_json()["n_observed"] == 2
+        socket.send_bytes(b"binary")
+        assert socket.receive()["code"] == 1003
 
 
 def test_the_token_is_asked_for(table: TableModel) -> None:

@@ -29,7 +29,7 @@ def stripes(n: int, side: int) -> Rows:
 def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
     monkeypatch.setattr(mnist, "PIECE", tmp_path / "piece.safetensors")
     rows = stripes(300, 4)
-    toy = Source("mnist-binarized", rows[:200], rows[200:250], rows[250:], (4, 4))
+    toy = Source("mnist-binarized", rows[:200], rows[200:250], rows[250:])
     for module in (mnist, paper):
         monkeypatch.setattr(module, "load_source", lambda *_: toy)
     return toy

@@ -29,9 +29,33 @@ def test_moments_across_a_change_of_the_clocks(tmp_path: Path) -> None:
     assert [str(t) for t in frame["when"]] == ["2024-03-30 11:00:00+00:00", "2024-04-01 10:00:00+00:00"]
 
 
-def test_labels_keep_their_zeros(tmp_path: Path) -> None:
-    (tmp_path / "people.csv").write_text("zip,x\n01234,1\n1234,2\n")
-    assert read_all(tmp_path / "people.csv", Layout(["zip"]))["zip"].tolist() == ["01234", "1234"]
+@pytest.mark.parametrize("labels", [[], ["zip"]])
+def test_codes_keep_their_zeros(tmp_path: Path, labels: list[str]) -> None:
+    (tmp_path / "people.csv").write_text("zip,x,share\n01234,1,0.5\n1234,0,00.5\n")
+    frame = read_all(tmp_path / "people.csv", Layout(labels))
+    assert frame["zip"].tolist() == ["01234", "1234"]
+    assert frame[["x", "share"]].to_numpy().tolist() == [[1, 0.5], [0, 0.5]]
+
+
+def test_spaces_around_cells_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(" c , v\nx , 1\n y,2 \n")
+    assert read_all(tmp_path / "t.csv", Layout(["c"])).to_dict("list") == {"c": ["x", "y"], "v": [1, 2]}
+
+
+def test_a_blank_line_is_a_hole_where_there_is_one_column(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\nv\n0.5\n\n0.7\n")
+    values = read_all(tmp_path / "t.csv")["v"]
+    assert values.isna().tolist() == [False, True, False]
+    assert values.sum() == 1.2
+    (tmp_path / "t.csv").write_text("v,w\n0.5,1\n\n0.7,2\n")
+    assert len(read_all(tmp_path / "t.csv")) == 2
+
+
+def test_names_of_rows_are_never_missing(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,v\nNA,1\n007,NA\n")
+    frame = read_all(tmp_path / "t.csv", Layout(index="id"))
+    assert list(frame.index) == ["NA", "007"]
+    assert frame["v"].isna().tolist() == [False, True]
 
 
 def test_lines_longer_than_the_names_are_refused(tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ def test_columns_travel_as_json(column: Column) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(column)))) == column
 
 
+def test_draws_stay_within_the_range() -> None:
+    column = numeric_column(np.linspace(0, 7.5, 300), levels=False)
+    assert column.decode(np.array([-9.0, 0.0, 9.0]), draw=RANDOM.random).tolist() == [0.0, 3.75, 7.5]
+    assert column.decode(np.array([9.0]))[0] > 7.5
+
+
 def test_draws_of_whole_numbers_are_whole() -> None:
     column = Numbers(100.0, 50.0, whole=True)
     assert column.decode(np.array([0.123]), RANDOM.random)[0] == 106.0

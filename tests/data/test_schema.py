@@ -15,7 +15,17 @@ from deformer.data.orders import (
     raster_orders,
     unpermute,
 )
-from deformer.data.schema import Binary, Categorical, Continuous, Feature, Ordinal, Schema, image_schema, table_schema
+from deformer.data.schema import (
+    Binary,
+    Categorical,
+    Continuous,
+    Feature,
+    Ordinal,
+    Schema,
+    _count,
+    image_schema,
+    table_schema,
+)
 from deformer.data.seeds import generator
 from deformer.data.table import as_rows, split, subset
 from deformer.errors import InputError
@@ -28,6 +38,20 @@ def test_schemas_travel_as_json(schema: Schema) -> None:
     assert Schema.from_json(schema.to_json()) == schema
 
 
+def test_numpys_counts_become_pythons() -> None:
+    assert type(_count("n", np.int64(3))) is int
+    with pytest.raises(InputError, match="whole number"):
+        _count("n", np.float64(2.5))
+
+
+def test_only_pixels_row_by_row_are_an_image() -> None:
+    image = image_schema(2, 3, Binary())
+    assert image.image_shape == (2, 3)
+    far = Schema(tuple(Feature(f"f{i}", Binary(), (1e9 + i, 1e9)) for i in range(4)))
+    for other in (Schema(image.features[::-1]), image_schema(2, 3, Binary(), 3), table_schema([Binary()] * 6), far):
+        assert other.image_shape is None
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -36,6 +60,7 @@ def test_schemas_travel_as_json(schema: Schema) -> None:
         (lambda: Categorical(0), "at least 1"),
         (lambda: Categorical(3, ("a",)), "names 1 labels"),
         (lambda: Ordinal(-2), "at least 1"),
+        (lambda: Categorical(True), "whole number"),
         (lambda: Continuous(0.0, 0.0), "positive finite scale"),
         (lambda: Continuous(math.nan), "finite loc"),
         (lambda: Feature("a", Binary(), learned=False), "no identity"),

@@ -82,13 +82,25 @@ def test_a_source_that_is_nowhere_says_what_to_put_where(tmp_path: Path, monkeyp
         load_source("cifar")
 
 
+def test_damaged_files_of_sources_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "binarized_mnist.npz", train=np.zeros((50_000, 98), np.uint8))
+    with pytest.raises(SourceError, match=r"binarized_mnist.npz holds no 'valid'"):
+        load_source("mnist-binarized", tmp_path)
+    np.savez(tmp_path / "notmnist_10k.npz", letters=np.zeros((3, 5), np.uint8))
+    with pytest.raises(SourceError, match="holds no letters"):
+        load_source("notmnist", tmp_path)
+    (tmp_path / "notmnist_10k.npz").write_bytes(b"PK nothing")
+    with pytest.raises(SourceError, match="Cannot read"):
+        load_source("notmnist", tmp_path)
+
+
 @needs_real_data
 def test_binarized_mnist() -> None:
     source = load_source("mnist-binarized", REAL)
     assert source.validation is not None
     assert source.test is not None
     assert (len(source.train), len(source.validation), len(source.test)) == (50_000, 10_000, 10_000)
-    assert source.shape == (28, 28)
+    assert source.schema.image_shape == (28, 28)
     assert 0.12 < source.train.values.float().mean() < 0.14
 
 

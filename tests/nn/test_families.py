@@ -22,6 +22,13 @@ def each_label(family: Family, params: torch.Tensor) -> tuple[torch.Tensor, torc
     return labels, torch.stack([family.log_prob(params, x.expand(len(params))) for x in labels], 1).exp()
 
 
+def test_the_entropy_of_what_is_nearly_certain_does_not_cancel() -> None:
+    params = torch.tensor([[17.0], [-17.0], [18.0], [-18.0]])
+    entropy = Bernoulli().entropy(params)
+    torch.testing.assert_close(entropy, Bernoulli().entropy(params.double()).float())
+    assert entropy[0] == entropy[1] > entropy[2] == entropy[3] > 0
+
+
 def over_the_line(family: Family, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
     x = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
     density = torch.stack([family.log_prob(p.expand(len(x), -1), x).exp() for p in params])

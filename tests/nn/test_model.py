@@ -5,6 +5,7 @@ from tests.models import CONFIGS, SCHEMAS, order_of, random_rows, small_model, w
 from deformer.config import ModelConfig, paper_config
 from deformer.data.orders import permute
 from deformer.data.schema import Binary, Categorical, Continuous, Feature, Schema, image_schema
+from deformer.errors import InputError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer, new_model
 
@@ -220,6 +221,12 @@ def test_dropout_changes_a_pass_and_still_lets_nothing_flow_back(config: str) ->
 
     assert not torch.equal(scores(x), scores(x, drop=False))
     assert torch.equal(scores(x)[:, :-1], scores(changed)[:, :-1])
+
+
+def test_heads_too_narrow_for_their_axes_are_refused() -> None:
+    with pytest.raises(InputError, match="Heads of width 2 cannot turn by 2 coordinates"):
+        DEformer(SCHEMAS["image"], ModelConfig(d_model=16, n_heads=8))
+    DEformer(SCHEMAS["image"], ModelConfig(d_model=16, n_heads=8, rotary_base=None))
 
 
 def test_places_far_from_zero_are_told_apart() -> None:

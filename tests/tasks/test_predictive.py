@@ -50,11 +50,30 @@ def test_moments_are_those_of_draws(name: str) -> None:
     np.testing.assert_allclose(p.std(), values.std(1), rtol=0.08)
 
 
+def test_moments_of_heavy_tails_are_those_of_draws_within_the_range() -> None:
+    p = predictive("bent", MANY)
+    within = Numbers(10.0, 2.0, bend=True, least=-500.0, most=900.0)
+    codes = p.conditionals.sample(generator(0))[:, 0].numpy()
+    values = within.decode(codes, draw=np.random.default_rng(0).random).reshape(N, MANY)
+    assert (values.min(), values.max()) == (-500.0, 900.0)
+    few = Predictive(within, predictive("bent").conditionals)
+    assert (np.abs(few.mean() - values.mean(1)) < 5 * values.std(1) / math.sqrt(MANY)).all()
+    np.testing.assert_allclose(few.std(), values.std(1), rtol=0.03)
+
+
 def test_the_spread_of_levels_does_not_depend_on_where_they_lie() -> None:
     p = predictive("levels")
     far = Predictive(Levels((1e9 - 1, 1e9, 1e9 + 4), 999), p.conditionals)
     np.testing.assert_allclose(far.std(), p.std(), rtol=1e-5)
     np.testing.assert_allclose(far.mean() - 1e9, p.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["numbers", "bent"])
+def test_no_value_is_likelier_than_the_mode_of_numbers(name: str) -> None:
+    p = predictive(name)
+    likeliest = p.log_prob(p.mode())
+    for q in np.linspace(0.01, 0.99, 50):
+        assert (p.log_prob(p.quantile(np.array([q]))[:, 0]) <= likeliest + 0.01).all()
 
 
 @pytest.mark.parametrize("name", ["levels", "flag", "numbers", "bent"])

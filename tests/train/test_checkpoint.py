@@ -65,6 +65,8 @@ def test_bad_files_give_one_clear_error(tmp_path: Path) -> None:
         "foreign": b"PK\x03\x04 a pickle in a zip",
         "headless": safetensors.torch.save({"a": torch.zeros(1)}),
         "later": safetensors.torch.save({"a": torch.zeros(1)}, {"deformer": json.dumps({"version": 99})}),
+        "numberless": safetensors.torch.save({"a": torch.zeros(1)}, {"deformer": json.dumps({"x": 1})}),
+        "garbled": safetensors.torch.save({"a": torch.zeros(1)}, {"deformer": "{"}),
         "hollow": safetensors.torch.save({"a": torch.zeros(1)}, {"deformer": json.dumps({"version": 1})}),
     }
     for name, content in contents.items():

@@ -113,6 +113,24 @@ def test_a_signal_saves_and_leaves(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_interrupted_without_validation_rows_it_keeps_its_last_weights(tmp_path: Path) -> None:
+    model, steps = new_model(), iter(range(24))
+    model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT) if next(steps) == 8 else None)
+    assert fit(model, stripes(), STEPS, directory=tmp_path).stopped == "interrupted"  # looks come every 6 steps
+    path = newest(tmp_path)
+    assert path is not None
+    assert path.stem == "last-000000009"
+    last = {n.removeprefix("model."): t for n, t in read_tensors(path)[0].items() if n.startswith("model.")}
+    assert_same(weights_of(model), last)
+    assert_same(weights_of(load(tmp_path / "best.safetensors")), last)
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    fit(new_model(), stripes(), dataclasses.replace(STEPS, steps=1, threads=before + 1))
+    assert torch.get_num_threads() == before
+
+
 def test_a_second_signal_ends_at_once() -> None:
     model, before = new_model(), signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -16,7 +16,25 @@ app = typer.Typer(
     help="Order-agnostic density estimation: p(any feature | any others, observed in any order).",
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from deformer import __version__
+
+        print(f"deformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 class Device(StrEnum):
@@ -160,7 +178,7 @@ def score(
 
     A table model uses orders of its own seed and scores whole files.
     """
-    from deformer.api import files, table_commands
+    from deformer.api import files, table_commands, tables
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
 
@@ -172,9 +190,8 @@ def score(
     network = files.open_model(model, device.value)
     table = files.read_rows(network, rows, data_dir, part)
     scores = nll(network, table, n_orders=orders, generator=generator(seed, "orders"))
-    columns = (-scores.per_order.mean(0), -scores.ensemble_per_row, scores.per_order.std(0, correction=0))
-    lines = [[f"{v:.6f}" for v in line] for line in zip(*(c.tolist() for c in columns), strict=True)]
-    files.write_csv(["mean_over_orders", "ensemble_over_orders", "order_spread"], lines, output)
+    columns = tables.summary(-scores.per_order.numpy())
+    files.write_csv(list(columns), [[f"{v:.6f}" for v in line] for line in columns.to_numpy().tolist()], output)
 
 
 @app.command()
@@ -247,13 +264,12 @@ def _write(rows: Any, schema: Any, output: Path | None) -> None:
     if output is None or output.suffix != ".png":
         files.write_rows(rows, schema, output)
         return
-    shape = files.image_shape(schema)
-    if shape is None:
+    if schema.image_shape is None:
         raise InputError("Only images can be drawn; this model's rows are none. Write .csv or .npz.")
     from deformer.api.plots import sheet
     from deformer.train.checkpoint import write_bytes
 
-    write_bytes(output, sheet(rows, shape))
+    write_bytes(output, sheet(rows, schema.image_shape))
 
 
 @app.command()
@@ -376,7 +392,7 @@ def serve(
 
 
 @app.command()
-def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Device.cpu) -> None:
+def info(model: Model, config: Config = None, device: On = Device.cpu) -> None:
     """Describe a model: its features or a table's columns, its network and the notes saved with it."""
     from dataclasses import asdict
 
@@ -385,7 +401,7 @@ def info(model: Model, config: Config = None, seed: Seed = 0, device: On = Devic
 
     network, path = files.open_model(model, device.value), files.model_path(model)
     described: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": network.n_parameters,
         "config": asdict(network.config),
         "notes": read_notes(path),
         "n_features": len(network.schema),

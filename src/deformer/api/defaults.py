@@ -22,7 +22,6 @@ def suited(
     device: str = "auto",
     devices: int = 1,
     *,
-    shape: tuple[int, int] | None = None,
     large: bool = False,
 ) -> tuple[ModelConfig, TrainConfig]:
     """Choose a network and its training by the size of the data and, on CPUs, the time.
@@ -36,16 +35,16 @@ def suited(
         limits: Limits of the training, its seed, threads, recipe and orders; the rest is chosen.
         device, devices: Where `fit` will train. In the few steps that minutes on CPUs allow, a small network learns
             more than a large one, whose steps take longer.
-        shape: (height, width) if rows are images.
         large: Whether the size of the network ignores the time.
 
     Examples:
         >>> from deformer import load_source
         >>> rows = load_source("digits").train
-        >>> network, training = suited(rows, TrainConfig(minutes=1, threads=1), "cpu", shape=(8, 8))
+        >>> network, training = suited(rows, TrainConfig(minutes=1, threads=1), "cpu")
         >>> network.d_model, network.n_layers, training.rows_per_step
         (64, 2, 64)
     """
+    shape = rows.schema.image_shape
     if shape is not None and len(rows) >= MANY_IMAGES:
         return ModelConfig(), limits
     n_rows, n_features = rows.values.shape

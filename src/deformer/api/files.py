@@ -124,13 +124,3 @@ def _spell(value: float, domain: Domain) -> str:
     if isinstance(domain, Categorical) and domain.labels is not None:
         return domain.labels[int(value)]
     return repr(value) if isinstance(domain, Continuous) else f"{value:.6g}"
-
-
-def image_shape(schema: Schema) -> tuple[int, int] | None:
-    """Give (height, width) if the features are the pixels of one grey image, else None."""
-    places = [f.coordinates for f in schema.features]
-    if any(p is None or len(p) != 2 for p in places):
-        return None
-    height, width = (int(max(p[axis] for p in places if p is not None)) + 1 for axis in (0, 1))
-    raster = [(float(r), float(c)) for r in range(height) for c in range(width)]
-    return (height, width) if places == raster else None

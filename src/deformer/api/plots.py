@@ -30,14 +30,14 @@ def _axis() -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
-def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None = None, columns: int = 10) -> bytes:
-    """Show images side by side, in reading order.
+def sheet(images: Tensor, shape: tuple[int, int], titles: Sequence[str] | None = None) -> bytes:
+    """Show images side by side, ten in a row.
 
     Args:
         images: (n, height * width).
         titles: One per image, such as its NLL.
     """
-    figure, axes = _grid(len(images), columns, 0.9)
+    figure, axes = _grid(len(images), 10, 0.9)
     top = max(float(images.max()), 1.0)
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
         axis.imshow(image.view(shape).cpu().numpy(), cmap="gray", vmin=0, vmax=top)
@@ -73,14 +73,14 @@ def _show(axis: Any, image: Tensor, kept: Tensor | None, shape: tuple[int, int],
     axis.imshow(colours.clip(0, 1))
 
 
-def histogram(groups: Mapping[str, Tensor], label: str = "negative log-likelihood (nats)") -> bytes:
-    """Show how several groups of scores are distributed, over the same bins."""
+def histogram(groups: Mapping[str, Tensor]) -> bytes:
+    """Show how the negative log-likelihoods of several groups are distributed, over the same bins."""
     figure, axis = _axis()
     everything = np.concatenate([scores.cpu().numpy() for scores in groups.values()])
     bins = np.histogram_bin_edges(everything, 60)
     for name, scores in groups.items():
         axis.hist(scores.cpu().numpy(), bins.tolist(), alpha=0.6, density=True, label=name)
-    axis.set_xlabel(label)
+    axis.set_xlabel("negative log-likelihood (nats)")
     axis.set_ylabel("density")
     axis.legend(frameon=False)
     return _png(figure)

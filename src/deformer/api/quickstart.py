@@ -39,10 +39,11 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     keep_memory()
     make_folder(folder)
     source = load_source(name)
-    if source.shape is None or source.validation is None or source.test is None:
+    shape = source.schema.image_shape
+    if shape is None or source.validation is None or source.test is None:
         raise InputError("The quickstart draws images; choose digits or digits-binary.")
     limits = TrainConfig(minutes=minutes / 2, seed=seed)  # each model has half of the time
-    network, any_order = suited(source.train, limits, device, shape=source.shape)
+    network, any_order = suited(source.train, limits, device)
     # Subsets of features mean nothing to a fixed order.
     fixed = dataclasses.replace(any_order, orders="raster", curriculum=((1.0, 1.0),))
     print("training a DEformer for any order, then one of the same size for a fixed order", file=sys.stderr)
@@ -54,7 +55,7 @@ def run(folder: Path, minutes: float, name: str, seed: int, device: str) -> None
     write_bytes(folder / "results.json", json.dumps(figures, indent=2).encode())
     _print(figures, len(source.schema))
     histories = {"any order, mean over orders": history, "fixed order": raster_history}
-    pictures = _pictures(model, source, source.shape, scores, histories, seed)
+    pictures = _pictures(model, source, shape, scores, histories, seed)
     for picture, content in pictures.items():
         write_bytes(folder / picture, content)
     print(f"model.safetensors, results.json, {', '.join(pictures)} are in {folder}/", file=sys.stderr)
@@ -64,8 +65,7 @@ def _train(source: Source, network: ModelConfig, config: TrainConfig, device: st
     model = new_model(source.schema, network, config.seed)
     shown = sys.stderr.isatty()
     history = fit(model, source.train, config, validation=source.validation, device=device, progress=shown)
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt
+    history.raise_if_interrupted()
     return model, history
 
 

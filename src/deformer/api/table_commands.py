@@ -17,6 +17,7 @@ from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
 from deformer.data.frames import make_codec
 from deformer.data.libraries import names_of_array
+from deformer.data.seeds import derive_of_piece
 from deformer.errors import InputError
 from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
@@ -108,10 +109,7 @@ def score(table: TableModel, path: Path, output: Path | None, n_orders: int) -> 
     """Write the log-likelihood of every row of a file in nats; higher is more normal."""
 
     def scores(chunk: pd.DataFrame, _: int) -> pd.DataFrame:
-        per_order = tables.per_order(table, chunk, n_orders)
-        mean, ensemble = (tables.combined(per_order, how) for how in ("mean", "ensemble"))
-        columns = {"mean_over_orders": mean, "ensemble_over_orders": ensemble, "order_spread": per_order.std(0)}
-        return pd.DataFrame(columns, chunk.index).round(6)
+        return tables.summary(tables.per_order(table, chunk, n_orders)).set_axis(chunk.index).round(6)
 
     through(table, path, output, scores)
 
@@ -132,7 +130,7 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
     def filled(chunk: pd.DataFrame, start: int) -> pd.DataFrame:
         if strategy != "draw":
             return tables.complete_expected(table, chunk, strategy)
-        seeds = [seed + 1_000_003 * start + i for i in range(n_imputations)]
+        seeds = [derive_of_piece(seed, start, i) for i in range(n_imputations)]
         return numbered([tables.complete(table, chunk, s) for s in seeds])
 
     through(table, path, output, filled)
@@ -160,12 +158,12 @@ def sample(table: TableModel, n: int, given: Path | None, output: Path | None, s
 
 
 def explanations(table: TableModel, path: Path, output: Path | None, n_orders: int) -> None:
-    """Write one line per row and column: value, expectation, surprise and share in nats."""
+    """Write one line per row and column: value, expectation; surprise, excess and share in nats."""
 
     def lines(chunk: pd.DataFrame, start: int) -> pd.DataFrame:
         e = explain(table, chunk.reset_index(drop=True), n_orders)
-        parts = {"value": e.values, "expected": e.expected, "surprise": e.surprise, "share": e.share}
-        long = pd.concat({name: part.astype(object).stack(future_stack=True) for name, part in parts.items()}, axis=1)
+        parts = {name: part.astype(object).stack(future_stack=True) for name, part in e.parts().items()}
+        long = pd.concat(parts, axis=1)
         long = long.rename_axis(["row", "column"]).reset_index()
         named = long if chunk.index.name is None else long.set_index(chunk.index[long["row"]])
         return named.assign(row=long["row"].to_numpy() + start).astype({"value": str, "expected": str})
@@ -187,6 +185,8 @@ def through(
         work: Takes a chunk and the number of rows before it.
     """
     check_output(output, WRITTEN)
+    if output is not None and output.resolve() == path.resolve():
+        raise InputError(f"{output} is what is read; name another file for the result.")
     start = 0
     with ChunkWriter(output) as writer:
         for chunk in read_chunks(path, ROWS_PER_CHUNK, table.codec.layout):

@@ -133,12 +133,10 @@ def sequences(table: TableModel, n_orders: int) -> list[Tensor]:
     return [random_orders(nothing, draws)[0] for _ in range(n_orders)]
 
 
-def terms(
-    table: TableModel, values: Any, n_orders: int = 1, targets: Names | None = None, given: Names = ()
-) -> tuple[Floats, Rows]:
+def terms(table: TableModel, values: Any, n_orders: int = 1) -> tuple[Floats, Rows]:
     """Give the log-probability of every value under every order: (orders, rows, features) in nats, 0 where missing."""
     rows, log_base = table.codec.encode(values)
-    return torch.stack(list(_by_order(table, rows, log_base, n_orders, targets, given))).numpy(), rows
+    return torch.stack(list(_by_order(table, rows, log_base, n_orders))).numpy(), rows
 
 
 def mean_terms(table: TableModel, rows: Rows, log_base: Tensor, n_orders: int) -> Floats:
@@ -189,10 +187,18 @@ def combined(scores: Floats, combine: Combine) -> Floats:
     return averaged if combine == "mean" else together
 
 
+def summary(scores: Floats) -> pd.DataFrame:
+    """Name what several orders say of each row, (orders, rows) in nats: both combinations, and their spread."""
+    mean, ensemble = (combined(scores, how) for how in ("mean", "ensemble"))
+    return pd.DataFrame({"mean_over_orders": mean, "ensemble_over_orders": ensemble, "order_spread": scores.std(0)})
+
+
 def draw_rows(
     table: TableModel, n: int, given: Any = None, seed: int | None = None, temperature: float = 1.0
 ) -> pd.DataFrame:
     """Draw rows, keeping the evidence of one given row, or of n rows."""
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise InputError(f"The number of rows to draw must be a whole number of at least 1, not {n!r}.")
     seed = table.seed if seed is None else seed
     evidence = None if given is None else table.codec.encode(given)[0]
     draws = generator(seed, "sample")
@@ -242,17 +248,15 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     column = table.codec.columns[table.model.schema.index([target])[0]]
     names, index = values_of(column), table.codec.frame_of(values).index
     if names is not None:
-        heads = table.codec.from_days(target, np.asarray(names)) if has_order(column) else names
+        heads = table.codec.in_units(target, np.asarray(names)) if has_order(column) else names
         return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(heads))
-    q = np.asarray(quantiles, dtype=np.float64)
-    if not ((q > 0) & (q < 1)).all():
-        raise InputError(f"Quantiles must lie between 0 and 1, not {list(quantiles)}.")
+    q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
 
     def summary(p: Predictive) -> Floats:
         return np.column_stack([p.mean(), p.std(), p.quantile(q)])
 
-    answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, quantiles)])
-    moments = answers.apply(lambda days: table.codec.from_days(target, days.to_numpy()))
+    answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, q)])
+    moments = answers.apply(lambda numbers: table.codec.in_units(target, numbers.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
         moments["std"] = pd.to_timedelta(answers["std"], unit="D")
     return moments.set_axis(index)
@@ -304,11 +308,11 @@ def expect(
     return answers
 
 
-def alarms(table: TableModel, ordinary: Any, rate: float, n_orders: int = 4, per: Per = "row") -> Alarms:
+def alarms(table: TableModel, ordinary: Any, rate: float, per: Per = "row") -> Alarms:
     """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
     rows, base = codes_and_base(table, ordinary)
     draws = generator(table.seed, "alarms")
-    return calibrate(table.model, rows, rate, per=per, n_orders=n_orders, generator=draws, log_base=base)
+    return calibrate(table.model, rows, rate, per=per, generator=draws, log_base=base)
 
 
 def codes_and_base(table: TableModel, values: Any) -> tuple[Rows, Tensor]:

@@ -49,7 +49,7 @@ def train(
     elif (checkpoint := newest(directory) if resume else None) is not None:
         defaults = read_configs(checkpoint)
     else:  # machines that count other threads must not choose other networks
-        defaults = suited(source.train, limits, device, devices, shape=source.shape, large=nodes > 1)
+        defaults = suited(source.train, limits, device, devices, large=nodes > 1)
     network_config, config = configure(defaults, network, training, limits)
     check_memory(network_config)
     model = new_model(source.schema, network_config, config.seed)

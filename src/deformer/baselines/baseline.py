@@ -28,6 +28,12 @@ def own_features(schema: Schema) -> Schema:
     return Schema(tuple(Feature(f.name, f.domain, None, True) for f in schema.features))
 
 
+def required(generator: torch.Generator | None) -> torch.Generator:
+    if generator is None:
+        raise InputError("Random orders need a generator; give one, or give the orders.")
+    return generator
+
+
 class Baseline(nn.Module, ABC):
     """A density over complete rows of one schema.
 
@@ -41,7 +47,7 @@ class Baseline(nn.Module, ABC):
         self.rows_at_once = max(1, TOKENS_PER_BATCH // len(schema)) if rows_at_once is None else rows_at_once
 
     @abstractmethod
-    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, x: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
         """Give an unbiased estimate of the training objective, in nats per row."""
 
     @abstractmethod
@@ -49,16 +55,20 @@ class Baseline(nn.Module, ABC):
         """Give ln p(x_i | what its row's order puts before i), in column order."""
 
     @abstractmethod
-    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+    def draw(self, orders: Tensor, generator: torch.Generator) -> Batch:
         """Draw one row for each order."""
 
     @abstractmethod
-    def orders(self, n: int, draws: torch.Generator) -> Tensor:
-        """Draw orders (n, features) that the model can take."""
+    def orders(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Draw orders (n, features) that the model can take.
 
-    def order_of(self, number: int, n: int, draws: torch.Generator) -> Tensor:
+        Raises:
+            InputError: There are several, and no generator.
+        """
+
+    def order_of(self, number: int, n: int, generator: torch.Generator) -> Tensor:
         """Give n rows the orders of the model's ensemble that have a number."""
-        return self.orders(n, draws)
+        return self.orders(n, generator)
 
     def start(self, rows: Rows) -> None:
         """Begin at the marginals of complete rows, if the model can."""
@@ -68,9 +78,9 @@ class Baseline(nn.Module, ABC):
         return []
 
     @torch.no_grad()
-    def look(self, x: Batch, draws: torch.Generator) -> float:
+    def look(self, x: Batch, generator: torch.Generator) -> float:
         """Estimate the NLL of validation rows in nats, by which weights are chosen."""
-        return -self.log_prob(x, draws=draws).mean().item()
+        return -self.log_prob(x, generator=generator).mean().item()
 
     def check(self, orders: Tensor) -> None:
         """Refuse orders that the model cannot take.
@@ -80,24 +90,30 @@ class Baseline(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def log_prob(self, values: Any, orders: Tensor | None = None, *, draws: torch.Generator | None = None) -> Tensor:
-        """Give ln p(row) in nats, under given orders or under ones that the model draws."""
+    def log_prob(
+        self, values: Any, orders: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Give ln p(row) in nats, under given orders or under ones that are drawn.
+
+        Raises:
+            InputError: Invalid values or orders, or neither orders nor, if there are several, a generator.
+        """
         x = self.complete(values)
         if orders is None:
-            orders = self.orders(len(x), draws or generator(0))
+            orders = self.orders(len(x), generator)
         else:
             orders = check_orders(orders, len(x), len(self.schema), complete=True)
             self.check(orders)
         return torch.cat([self.terms(x[part], orders[part]).sum(-1) for part in self.parts(len(x))])
 
     @torch.no_grad()
-    def sample(self, n: int, draws: torch.Generator) -> Batch:
+    def sample(self, n: int, generator: torch.Generator) -> Batch:
         """Draw rows."""
-        orders = self.orders(n, draws)
-        return torch.cat([self.draw(orders[part], draws) for part in self.parts(n)])
+        orders = self.orders(n, generator)
+        return torch.cat([self.draw(orders[part], generator) for part in self.parts(n)])
 
     @torch.no_grad()
-    def impute(self, values: Any, draws: torch.Generator) -> Batch:
+    def impute(self, values: Any, generator: torch.Generator) -> Batch:
         """Fill in missing values, for models that take any order.
 
         Raises:
@@ -139,6 +155,7 @@ class Curve:
     rows_seen: int = 0
 
 
+@torch.random.fork_rng(devices=())
 def fit_baseline(
     model: Baseline,
     rows: Rows,
@@ -175,6 +192,7 @@ def fit_baseline(
         raise InputError("Say how long to train: give minutes or steps, more than 0.")
     x, held_out, d = model.complete(rows), model.complete(validation), len(model.schema)
     epoch = max(LEAST_STEPS, len(rows) // batch)
+    torch.manual_seed(seed)  # of PyTorch's own dropout
     model.start(rows)
     optimisers = _optimisers(model, lr, muon_lr, weight_decay)
     rates = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]

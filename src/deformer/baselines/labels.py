@@ -64,7 +64,7 @@ class Labels(nn.Module):
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         if self.all_binary:
             own = logits if asked is None else logits.gather(1, asked)
-            packed = Packed(families.Bernoulli(), own.reshape(-1, 1), None, None, None)
+            packed = Packed(families.Bernoulli(), own.reshape(-1, 1))
             return Conditionals((packed,), (own.shape[0], own.shape[1]))
         ends = logits.new_tensor([0.0, -torch.inf]).expand(len(logits), 2)
         whole = torch.cat([logits, ends], 1)
@@ -73,7 +73,7 @@ class Labels(nn.Module):
         else:
             slots = self.slots[asked]
             params = whole.gather(1, slots.flatten(1)).view(slots.shape)
-        packed = Packed(families.Labels(params.shape[2]), params.flatten(0, 1), None, None, None)
+        packed = Packed(families.Labels(params.shape[2]), params.flatten(0, 1))
         return Conditionals((packed,), (params.shape[0], params.shape[1]))
 
     @torch.no_grad()

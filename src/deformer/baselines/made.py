@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from deformer.baselines.baseline import Baseline, Batch
+from deformer.baselines.baseline import Baseline, Batch, required
 from deformer.baselines.labels import Labels
 from deformer.data.schema import Schema
 from deformer.data.seeds import generator
@@ -109,11 +109,13 @@ class MADE(Baseline):
             h = F.relu(h) if i < len(self.hidden) else h
         return self.labels.conditionals(h + F.linear(encoded, direct), asked)
 
-    def order_of(self, number: int, n: int, draws: torch.Generator) -> Tensor:
+    def order_of(self, number: int, n: int, generator: torch.Generator) -> Tensor:
         return self.own_orders[number % self.n_masks].expand(n, -1)
 
-    def orders(self, n: int, draws: torch.Generator) -> Tensor:
-        return self.own_orders[torch.randint(self.n_masks, (n,), generator=draws)]
+    def orders(self, n: int, generator: torch.Generator | None) -> Tensor:
+        if self.n_masks == 1:
+            return self.own_orders.expand(n, -1)
+        return self.own_orders[torch.randint(self.n_masks, (n,), generator=required(generator))]
 
     def _which(self, orders: Tensor) -> Tensor:
         """Look up which of the model's orders each row follows.
@@ -128,15 +130,15 @@ class MADE(Baseline):
         which: Tensor = same.int().argmax(1)[place]
         return which
 
-    def loss(self, x: Batch, draws: torch.Generator) -> Float[Tensor, ""]:
-        which = int(torch.randint(self.n_masks, (), generator=draws))
+    def loss(self, x: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
+        which = int(torch.randint(self.n_masks, (), generator=generator))
         return -self.conditionals(x, self.weights(which)).log_prob(x).sum(-1).mean()
 
     @torch.no_grad()
-    def look(self, x: Batch, draws: torch.Generator) -> float:
+    def look(self, x: Batch, generator: torch.Generator) -> float:
         if self.looks == 1:
-            return super().look(x, draws)
-        chosen = torch.randperm(self.n_masks, generator=draws)[: self.looks].tolist()
+            return super().look(x, generator)
+        chosen = torch.randperm(self.n_masks, generator=generator)[: self.looks].tolist()
         per_order = torch.stack([self.conditionals(x, self.weights(k)).log_prob(x).sum(-1) for k in chosen])
         return -(per_order.logsumexp(0) - math.log(len(chosen))).mean().item()
 
@@ -147,11 +149,11 @@ class MADE(Baseline):
             out[rows] = self.conditionals(x[rows], self.weights(k)).log_prob(x[rows])
         return out
 
-    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+    def draw(self, orders: Tensor, generator: torch.Generator) -> Batch:
         which, x = self._which(orders), torch.zeros(orders.shape, dtype=self.dtype)
         for k in set(which.tolist()):
             rows, weights = (which == k).nonzero()[:, 0], self.weights(k)
             for feature in self.own_orders[k]:
                 asked = feature.expand(len(rows), 1)
-                x[rows, feature] = self.conditionals(x[rows], weights, asked).sample(draws)[:, 0]
+                x[rows, feature] = self.conditionals(x[rows], weights, asked).sample(generator)[:, 0]
         return x

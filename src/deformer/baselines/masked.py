@@ -53,9 +53,9 @@ class MaskedTransformer(AnyOrderBaseline):
             evidence = self.neighbours.add(self.neighbours.start(len(x)), features, x, known > 0)
             h = h + self.neighbours(features, evidence, torch.full((x.shape[1],), evidence.length))
         for block in self.blocks:
-            y = block.enter(h)  # type: ignore[operator]
-            attended = attend(block.ask(y, turns), *block.tell(y, turns))  # type: ignore[operator]
-            h = block.leave(h, attended, self.drop)  # type: ignore[operator]
+            y = block.normed(h)  # type: ignore[operator]
+            attended = attend(block.queries(y, turns), *block.keys_values(y, turns))  # type: ignore[operator]
+            h = block.finish(h, attended, self.drop)  # type: ignore[operator]
         if asked is not None:
             h, features = h.gather(1, asked[..., None].expand(-1, -1, h.shape[2])), asked
         answer: Conditionals = self.head(self.norm(h), features)

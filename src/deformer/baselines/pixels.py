@@ -153,14 +153,10 @@ class PixelRNN(RasterBaseline):
     ) -> None:
         super().__init__(schema)
         domains = {f.domain for f in schema.features}
-        places = [f.coordinates for f in schema.features]
-        flat = [p for p in places if p is not None and len(p) == 2]
-        rows, columns = zip(*flat, strict=True) if flat else ((), ())
-        self.height, self.width = (int(max(axis, default=0)) + 1 for axis in (rows, columns))
-        raster = [(float(r), float(c)) for r in range(self.height) for c in range(self.width)]
         domain = next(iter(domains))
-        if len(domains) > 1 or isinstance(domain, Continuous) or places != raster:
+        if len(domains) > 1 or isinstance(domain, Continuous) or schema.image_shape is None:
             raise InputError("PixelRNN needs the pixels of one image, row by row, all with the same labels.")
+        self.height, self.width = schema.image_shape
         self.family: Family = Bernoulli() if isinstance(domain, Binary) else Labels(domain.n_labels)
         self.n_labels = domain.n_labels
         n_inputs = 1 if isinstance(domain, Binary) else domain.n_labels
@@ -190,4 +186,4 @@ class PixelRNN(RasterBaseline):
         out = self.last(self.layers(self.first(channels)))
         params = out.movedim(1, -1).reshape(-1, self.family.n_params)
         params = params.float() if params.dtype == torch.bfloat16 else params
-        return Conditionals((Packed(self.family, params, None, None, None),), (len(x), math.prod(values.shape[1:])))
+        return Conditionals((Packed(self.family, params),), (len(x), math.prod(values.shape[1:])))

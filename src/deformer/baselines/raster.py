@@ -18,21 +18,21 @@ class RasterBaseline(Baseline):
     def conditionals(self, x: Batch) -> Conditionals:
         """Give p(x_i | x_1, ..., x_{i-1}) for every i."""
 
-    def orders(self, n: int, draws: torch.Generator) -> Tensor:
+    def orders(self, n: int, generator: torch.Generator | None) -> Tensor:
         return raster_orders(torch.ones(n, len(self.schema), dtype=torch.bool))
 
     def check(self, orders: Tensor) -> None:
         if not torch.equal(orders, self.orders(len(orders), torch.Generator())):
             raise InputError(f"{type(self).__name__} knows one order, that of the columns.")
 
-    def loss(self, x: Batch, draws: torch.Generator) -> Tensor:
+    def loss(self, x: Batch, generator: torch.Generator) -> Tensor:
         return -self.conditionals(x).log_prob(x).sum(-1).mean()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
         return self.conditionals(x).log_prob(x)
 
-    def draw(self, orders: Tensor, draws: torch.Generator) -> Batch:
+    def draw(self, orders: Tensor, generator: torch.Generator) -> Batch:
         x, rows = torch.zeros(orders.shape, dtype=self.value_dtype), torch.arange(len(orders))
         for i in range(x.shape[1]):
-            x[:, i] = self.conditionals(x).only(i, rows).sample(draws)[:, 0].to(x.dtype)
+            x[:, i] = self.conditionals(x).only(i, rows).sample(generator)[:, 0].to(x.dtype)
         return x

@@ -19,12 +19,16 @@ import pandas as pd
 from deformer.data.libraries import from_arrow, names_of_array
 from deformer.errors import InputError
 
-MISSING = ["?", "NA", "N/A", "na", "n/a", "nan", "NaN", "null", "NULL", "None", "none", ""]
+MISSING = [
+    *("?", "NA", "N/A", "na", "n/a", "nan", "NaN", "-nan", "-NaN", "null", "NULL", "None", "none", ""),
+    *("#N/A", "#N/A N/A", "#NA", "<NA>", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
+]
 TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, ".parquet")
 LOOKED_AT = 200  # lines of a text, to see how its numbers are written
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+CODE = re.compile(r"0\d+")  # a postal code or the like, which is no number
 NO_PYARROW = "Parquet needs pyarrow: pip install 'deformer[parquet]'."
 
 
@@ -50,7 +54,7 @@ def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[
     """Read a table, at most n_rows at a time.
 
     Text may be separated by commas, or by semicolons or tabs, and then have decimal commas. Cells that a line lacks at
-    its end are missing.
+    its end are missing. Whole numbers that begin with a zero are text, as postal codes are.
 
     Raises:
         InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or
@@ -111,7 +115,7 @@ def _text_file(path: Path, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame
 def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame]:
     """Read text as `read_chunks` does, from an open file that can be rewound."""
     lines = (line.decode("utf-8-sig") for line in iter(file.readline, b""))
-    line = next(filter(str.strip, lines), "")
+    n_blank, line = next(((i, line) for i, line in enumerate(lines) if line.strip()), (0, ""))
     unquoted = re.sub('"[^"]*"', "", line)
     if {";", "\t"} & {*unquoted}:  # commas within numbers separate nothing
         cells = re.split("([;\t])", unquoted.strip())
@@ -119,10 +123,11 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     separator = max(",;\t", key=unquoted.count)
     reader = csv.reader(itertools.chain([line], lines), delimiter=separator, skipinitialspace=True)
     records = filter(None, reader)  # pandas skips blank lines as well
-    first, second = next(records, []), next(records, [])
+    as_it_stands, second = next(records, []), next(records, [])
+    first = [cell.strip() for cell in as_it_stands]
     called = enumerate(zip(first, names_of_array(len(first)), strict=True))
     labels = {i for i, names in called if {*names} & {*layout.labels}}
-    looked_at = itertools.chain([first, second], itertools.islice(records, LOOKED_AT - 2))
+    looked_at = [first, second, *itertools.islice(records, LOOKED_AT - 2)]
     decimal = "." if separator == "," else _decimal(looked_at, labels)
     file.seek(0)
     if any(second[len(first) :]):  # pandas would drop what has no name
@@ -135,15 +140,27 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     twice = [name for name, n in Counter(first).items() if name and n > 1]
     if headed and twice:
         raise ValueError(f"the column name {twice[0]!r} stands more than once")
-    names: dict[str, Any] = {} if headed else {"header": None, "names": names_of_array(len(first))}
-    options: dict[str, Any] = {"sep": separator, "decimal": decimal, "skipinitialspace": True, "na_values": MISSING}
-    options |= {
-        "encoding": "utf-8-sig",
-        "low_memory": False,
-        "dtype": dict.fromkeys([*layout.labels, layout.index], str),
-    }
-    with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), index_col=False, **options, **names) as reader:
-        yield from reader
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(first)] if headed else names_of_array(len(first))
+    columns = dict(zip(names, itertools.zip_longest(*looked_at[headed:], fillvalue=""), strict=False))
+    codes = [name for name, cells in columns.items() if any(CODE.fullmatch(cell.strip()) for cell in cells)]
+    options: dict[str, Any] = {"sep": separator, "decimal": decimal, "skipinitialspace": True, "index_col": False}
+    options |= {"encoding": "utf-8-sig", "low_memory": False, "skiprows": n_blank, "skip_blank_lines": len(first) > 1}
+    options |= {"dtype": dict.fromkeys([*layout.labels, layout.index, *codes], str), "keep_default_na": False}
+    if not headed or first != as_it_stands:
+        options |= {"names": names, "header": 0 if headed else None}
+    options["na_values"] = {name: MISSING for name in names if name != layout.index}
+    padded = any(cell != cell.rstrip() for record in looked_at for cell in record)
+    with pd.read_csv(file, chunksize=min(n_rows, 2**31 - 1), **options) as reader:
+        yield from map(_stripped, reader) if padded else reader
+
+
+def _stripped(chunk: pd.DataFrame) -> pd.DataFrame:
+    """Drop the spaces behind texts; those before are not read."""
+    types = pd.api.types
+    text = [
+        name for name, dtype in chunk.dtypes.items() if types.is_object_dtype(dtype) or types.is_string_dtype(dtype)
+    ]
+    return chunk.assign(**{n: chunk[n].map(lambda v: v.strip() if isinstance(v, str) else v) for n in text})
 
 
 def _decimal(records: Iterable[list[str]], labels: Collection[int]) -> str:

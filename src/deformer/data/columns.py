@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,26 @@ class Labels:
         """Give all labels of fit, those with a code of their own last."""
         return (*(other for other, _ in self.others), *self.labels)
 
+    @cached_property
+    def spelled(self) -> dict[str, Hashable]:
+        """Give all labels of fit by how they are spelled; text before what is spelled like it."""
+        return {str(v): v for v in self.seen} | {v: v for v in self.seen if isinstance(v, str)}
+
+    @cached_property
+    def _code(self) -> dict[Hashable, float]:
+        return {label: float(i) for i, label in enumerate(self.labels)}
+
+    @cached_property
+    def _log_share(self) -> dict[Hashable, float]:
+        """Give the shares of the last code, one more for what was never seen, under None."""
+        total = sum(n for _, n in self.others) + 1
+        return {label: math.log(n / total) for label, n in (*self.others, (None, 1))}
+
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         """Give codes; a label that was never seen shares the last code, as if seen once in a wider world."""
-        code = {label: float(i) for i, label in enumerate(self.labels)}
-        rest = float(len(self.labels))
+        code, rest, share = self._code, float(len(self.labels)), self._log_share
         codes = np.array([np.nan if _missing(v) else code.get(v, rest) for v in values], dtype=np.float64)
-        counts = dict(self.others)
-        total = sum(counts.values()) + 1
-        shares = [math.log(counts.get(v, 1) / total) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
+        shares = [share.get(v, share[None]) if c == rest else 0.0 for v, c in zip(values, codes, strict=True)]
         return codes, np.array(shares, dtype=np.float64)
 
     def largest_shares(self) -> Codes:
@@ -129,12 +142,15 @@ class Numbers:
         loc, scale: Of the codes, (value - loc) / scale.
         bend: Whether a code is asinh of that.
         whole: Whether values are whole numbers, to which a draw is rounded.
+        least, most: Range of the values, which no draw leaves. None: there is no bound.
     """
 
     loc: float = 0.0
     scale: float = 1.0
     bend: bool = False
     whole: bool = False
+    least: float | None = None
+    most: float | None = None
 
     @property
     def domain(self) -> Domain:
@@ -147,7 +163,15 @@ class Numbers:
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         values = self.loc + self.scale * (np.sinh(codes) if self.bend else codes)
-        return np.round(values) if self.whole and draw is not None else values
+        if draw is None:
+            return values
+        return self.within(np.round(values) if self.whole else values)
+
+    def within(self, values: Values) -> Values:
+        """Move values that lie outside of the range to its ends."""
+        bounds = (-np.inf if self.least is None else self.least), (np.inf if self.most is None else self.most)
+        inside: Values = np.clip(values, *bounds)
+        return inside
 
 
 @dataclass(frozen=True)
@@ -244,9 +268,9 @@ def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> L
     robust = float(high - low) / 1.35
     kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
     whole = bool((known == np.floor(known)).all())
-    if kurtosis < HEAVY_TAILS:
-        return Numbers(float(known.mean()), spread, False, whole)
-    return Numbers(float(loc), robust or spread, True, whole)
+    bend = kurtosis >= HEAVY_TAILS
+    unit = (float(loc), robust or spread) if bend else (float(known.mean()), spread)
+    return Numbers(*unit, bend, whole, float(known[0]), float(known[-1]))
 
 
 def spell_label(value: Any, known: Collection[Hashable]) -> str:

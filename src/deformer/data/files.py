@@ -2,7 +2,7 @@
 
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,12 +69,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: np.unpackbits(a, axis=1)[:, : int(width)] if a.ndim == 2 else a for name, a in arrays.items()}
 
 
-def table_of(array: npt.NDArray[Any], names: Sequence[str] | None = None) -> Table:
+def table_of(array: npt.NDArray[Any]) -> Table:
     """Turn a two-dimensional array into named columns."""
     if array.ndim != 2 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise InputError(f"Expected an array of numbers, rows x columns; it is {array.dtype}, shape {array.shape}.")
-    names = names_of_array(array.shape[1]) if names is None else names
-    return Table(tuple(names), tuple(array.T.astype(np.float64)))
+    return Table(tuple(names_of_array(array.shape[1])), tuple(array.T.astype(np.float64)))
 
 
 def _npy(path: Path) -> Table:

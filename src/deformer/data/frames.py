@@ -22,6 +22,7 @@ from deformer.data.columns import (
     Labels,
     Levels,
     Nothing,
+    Numbers,
     Plain,
     Values,
     from_dict,
@@ -31,6 +32,7 @@ from deformer.data.columns import (
     spell_label,
     to_dict,
 )
+from deformer.data.dtypes import as_label, dtype_from_json, dtype_to_json, restore
 from deformer.data.libraries import as_frame, is_frame, typed
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
@@ -49,7 +51,6 @@ from deformer.errors import InputError
 
 KINDS = ("number", "label")
 LARGEST = 1e150  # larger numbers stand for infinity or for what is missing; their squares are no floats
-WRITABLE = (str, bool, int, float)  # other labels, such as intervals, are known by their text
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Codec:
     index: str | None = None
     own_schema: Schema | None = None
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
         if self.own_schema is not None:
             return self.own_schema
@@ -124,7 +125,8 @@ class Codec:
             return self._encode_labels(at, _objects(series))
         if is_time(series.dtype) and not is_time(self.dtypes[at]):
             raise InputError(f"Column {series.name!r} held numbers in fit; now it holds times ({series.dtype}).")
-        return column.encode(_numbers(series))
+        spelled = pd.api.types.is_bool_dtype(self.dtypes[at]) and not pd.api.types.is_bool_dtype(series)
+        return column.encode(_numbers(_truths(series) if spelled else series))
 
     def _is_empty(self, at: int) -> bool:
         """Say whether fit saw no value of a column, so that the network learned what none of them means."""
@@ -147,7 +149,7 @@ class Codec:
             return math.nan, 0.0
         held = np.empty(1, dtype=object)
         held[0] = value
-        if is_time(self.dtypes[at]):
+        if is_time(self.dtypes[at]) or pd.api.types.is_bool_dtype(self.dtypes[at]):
             codes, log_base = self.encode_column(at, pd.Series(held, name=self.names[at]))
         elif isinstance(self.columns[at], Labels):
             codes, log_base = self._encode_labels(at, held)
@@ -187,14 +189,17 @@ class Codec:
         restored = {}
         for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
             plain = values[name] if isinstance(column, Labels) else values[name].astype(np.float64)
-            series = _restore(plain, dtype)
+            series = restore(np.round(plain) if is_time(dtype) and _is_whole(column) else plain, dtype)
             restored[name] = as_dates(series) if name in self.dates else series
         return pd.DataFrame(restored)
 
-    def from_days(self, name: str, days: Values) -> "pd.Series[Any]":
-        """Give days as moments or lengths of time where a column holds such; other numbers as they are."""
+    def in_units(self, name: str, numbers: Values) -> "pd.Series[Any]":
+        """Give numbers as moments, lengths of time or booleans where a column holds such; others as they are."""
         dtype = self.units[name]
-        return from_days(days, dtype) if is_time(dtype) else pd.Series(days)
+        if is_time(dtype):
+            return from_days(numbers, dtype)
+        truths = pd.api.types.is_bool_dtype(dtype) and not np.isnan(numbers).any()
+        return pd.Series(numbers.astype(bool) if truths else numbers)
 
     def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
         """Put guesses where a table has no value of its own, under its index and names; columns are those of fit."""
@@ -218,7 +223,7 @@ class Codec:
         if self.own_schema is not None:
             raise InputError("This model is none of tables; save the model itself.")
         columns = [to_dict(column) for column in self.columns]
-        dtypes = [_dtype_to_json(d) for d in self.dtypes]
+        dtypes = [dtype_to_json(d) for d in self.dtypes]
         own = {"names": list(self.names), "columns": columns, "dtypes": dtypes}
         return {**own, "dates": list(self.dates), "index": self.index}
 
@@ -231,7 +236,7 @@ class Codec:
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Codec":
         """Read what `to_dict` wrote."""
-        dtypes = tuple(_dtype_from_json(d) for d in written["dtypes"])
+        dtypes = tuple(dtype_from_json(d) for d in written["dtypes"])
         columns, dates = tuple(from_dict(c) for c in written["columns"]), tuple(written.get("dates", ()))
         return cls(tuple(written["names"]), columns, dtypes, dates, written.get("index"))
 
@@ -308,7 +313,7 @@ def _labels(objects: Values, name: Hashable) -> Values:
     strange = next((v for v in objects if not isinstance(v, Hashable)), None)
     if strange is not None:
         raise InputError(f"Column {name!r} holds {strange!r}, which cannot be a label.")
-    labels: Values = np.array([None if v is None else _as_label(v) for v in objects], dtype=object)
+    labels: Values = np.array([None if v is None else as_label(v) for v in objects], dtype=object)
     return labels
 
 
@@ -319,7 +324,7 @@ def _numbers(series: "pd.Series[Any]") -> Values:
     try:
         values: Values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"Column {series.name!r} is one of numbers; it holds {_text_of(series)!r}.") from error
+        raise InputError(f"Column {series.name!r} is one of numbers; it holds {_no_number(series)!r}.") from error
     if (np.abs(values) > LARGEST).any():
         raise InputError(
             f"Column {series.name!r} holds infinite numbers, or ones beyond {LARGEST:g}; write NaN for missing."
@@ -329,9 +334,7 @@ def _numbers(series: "pd.Series[Any]") -> Values:
 
 def _as_text(labels: Values, column: Labels) -> Values:
     """Spell labels that were text in fit and are numbers now, as a file may be read."""
-    known: set[Hashable] = set()
-    if any(isinstance(v, float) for v in labels):
-        known = set(column.seen)
+    known = column.spelled
     spelled: Values = np.array([None if v is None else spell_label(v, known) for v in labels], dtype=object)
     return spelled
 
@@ -340,60 +343,32 @@ def _as_seen(labels: Values, column: Labels) -> Values:
     """Take text that is no label for the label that is spelled so: numbers in fit may be read as text now."""
     if not any(isinstance(v, str) for v in labels):
         return labels
-    spelled = {str(v): v for v in column.seen} | {v: v for v in column.seen if isinstance(v, str)}
-    return np.array([spelled.get(v, v) if isinstance(v, str) else v for v in labels], dtype=object)
+    return np.array([column.spelled.get(v, v) if isinstance(v, str) else v for v in labels], dtype=object)
 
 
-def _as_label(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain if isinstance(plain, WRITABLE) else str(plain)
+def _is_whole(column: Column) -> bool:
+    """Say whether a column held whole numbers only."""
+    if isinstance(column, Levels):
+        return all(level.is_integer() for level in column.levels)
+    return isinstance(column, Numbers) and column.whole
 
 
-def _text_of(series: "pd.Series[Any]") -> Any:
-    return next((v for v in series if isinstance(v, str)), series.iloc[0])
+def _truths(series: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read the words true and false, of any case, among booleans."""
+    words = {"true": True, "false": False}
+    return series.map(lambda v: words.get(v.strip().lower(), v) if isinstance(v, str) else v)
 
 
-def _restore(values: Values, dtype: Any) -> "pd.Series[Any]":
-    if is_time(dtype):
-        return pd.Series(values).astype(dtype) if values.dtype == object else from_days(values, dtype)
-    series = pd.Series(values)
-    missing = series.isna().any()
-    if isinstance(dtype, pd.IntervalDtype):
-        return series  # they are known by their text
-    categorical = isinstance(dtype, pd.CategoricalDtype)
-    if categorical and series.dtype.kind == "f" and pd.api.types.is_numeric_dtype(dtype.categories):
-        return _nearest_category(series, dtype)
-    if categorical:
-        by_text = {str(category): category for category in dtype.categories}
-        series = series.map(lambda v: v if isinstance(v, WRITABLE) and v in dtype.categories else by_text.get(v))
-    if pd.api.types.is_integer_dtype(dtype):
-        limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
-        most = float(limits.max) if int(float(limits.max)) == limits.max else np.nextafter(float(limits.max), 0)
-        if series.dtype.kind == "f":  # numbers that were taken for labels are whole already
-            series = series.round().clip(float(limits.min), most)
-    if missing and isinstance(dtype, np.dtype) and dtype.kind in "iub":
-        return series  # these types know no missing values
-    if pd.api.types.is_bool_dtype(dtype) and not missing:
-        series = series.astype(float).round().astype(bool)
-    return series.astype(dtype)
+def _no_number(series: "pd.Series[Any]") -> Any:
+    """Give the first value that is none."""
 
+    def fits(value: Any) -> bool:
+        try:
+            return absent(value) or math.isfinite(float(value))
+        except (TypeError, ValueError, OverflowError):
+            return False
 
-def _nearest_category(numbers: "pd.Series[Any]", dtype: pd.CategoricalDtype) -> "pd.Series[Any]":
-    """Round what was taken for numbers to categories, which are numbers then."""
-    categories = dtype.categories.to_numpy(dtype=np.float64)
-    nearest = np.abs(numbers.to_numpy()[:, None] - categories).argmin(1)
-    codes = np.where(numbers.isna(), -1, nearest)
-    return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
-
-
-def _dtype_to_json(dtype: Any) -> Any:
-    if isinstance(dtype, pd.CategoricalDtype):
-        return {"categories": [_as_label(c) for c in dtype.categories], "ordered": bool(dtype.ordered)}
-    return str(dtype)
-
-
-def _dtype_from_json(written: Any) -> Any:
-    return pd.CategoricalDtype(**written) if isinstance(written, dict) else pd.api.types.pandas_dtype(written)
+    return next((v for v in series if not fits(v)), series.iloc[0])
 
 
 def _spell(column: Column, dtype: Any) -> str:

@@ -17,6 +17,8 @@ KEPT = {
 def as_frame(table: Any) -> pd.DataFrame:
     """Take a frame of pandas, polars or Arrow as it is, and give an array's columns the names x0, x1, ...
 
+    Sparse columns become dense, and decimals floats.
+
     Raises:
         InputError: Not a table, no columns, or names that are not unique.
     """
@@ -34,6 +36,9 @@ def as_frame(table: Any) -> pd.DataFrame:
     if not names:
         raise InputError("The table holds no columns.")
     table = table.set_axis(names, axis=1)
+    of_objects = pd.api.types.is_object_dtype
+    odd = [n for n, dtype in table.dtypes.items() if of_objects(dtype) or isinstance(dtype, pd.SparseDtype)]
+    table = table.assign(**{name: _dense(table[name]) for name in odd})
     boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
     if boxed:
         import pyarrow
@@ -41,6 +46,14 @@ def as_frame(table: Any) -> pd.DataFrame:
         arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
         table = table.assign(**{name: series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
     return table
+
+
+def _dense(series: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Give a sparse column as a dense one, and Python's decimals as floats, as which Arrow's come."""
+    if isinstance(series.dtype, pd.SparseDtype):
+        return series.sparse.to_dense()
+    decimals = pd.api.types.infer_dtype(series, skipna=True) == "decimal"
+    return series.astype(np.float64) if decimals else series
 
 
 def names_of_array(n: int) -> tuple[str, ...]:

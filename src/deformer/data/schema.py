@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ class Categorical:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require_count("Categorical.n_labels", self.n_labels)
+        object.__setattr__(self, "n_labels", _count("Categorical.n_labels", self.n_labels))
         if self.labels is not None and len(self.labels) != self.n_labels:
             raise InputError(f"Categorical names {len(self.labels)} labels, but has {self.n_labels}.")
 
@@ -42,7 +43,7 @@ class Ordinal:
     n_labels: int
 
     def __post_init__(self) -> None:
-        _require_count("Ordinal.n_labels", self.n_labels)
+        object.__setattr__(self, "n_labels", _count("Ordinal.n_labels", self.n_labels))
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ Domain = Binary | Categorical | Ordinal | Continuous
 DOMAINS: dict[str, type[Domain]] = {d.__name__.lower(): d for d in (Binary, Categorical, Ordinal, Continuous)}
 
 
-def _require_count(what: str, count: int) -> None:
-    if not isinstance(count, int) or count < 1:
+def _count(what: str, count: Any) -> int:
+    """Give a number of labels, which may be one of NumPy's, as Python's own."""
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
         raise InputError(f"{what} must be a whole number of at least 1, not {count!r}.")
+    return int(count)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,18 @@ class Schema:
     @property
     def has_numbers(self) -> bool:
         return any(isinstance(f.domain, Continuous) for f in self.features)
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Give (height, width) if the features are the pixels of one grey image, row by row, else None."""
+        places = [f.coordinates for f in self.features]
+        if any(p is None or len(p) != 2 for p in places):
+            return None
+        height, width = (int(max(p[axis] for p in places if p is not None)) + 1 for axis in (0, 1))
+        if height * width != len(self):  # which may be far more than there is memory for
+            return None
+        raster = [(float(r), float(c)) for r in range(height) for c in range(width)]
+        return (height, width) if places == raster else None
 
     @property
     def names(self) -> list[str]:
@@ -224,7 +239,7 @@ def image_schema(height: int, width: int, domain: Domain, channels: int = 1) -> 
         'r27c27'
     """
     for what, count in (("height", height), ("width", width), ("channels", channels)):
-        _require_count(what, count)
+        _count(what, count)
     many = channels > 1
     return Schema(
         tuple(

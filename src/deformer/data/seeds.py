@@ -6,6 +6,17 @@ import numpy as np
 import torch
 
 
+def derive(seed: int, *counters: int | str) -> int:
+    """Give the seed of what a path of counters names, unrelated to that of any other path or seed."""
+    words = [zlib.crc32(c.encode()) if isinstance(c, str) else c for c in counters]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def derive_of_piece(seed: int, start: int, number: int = 0) -> int:
+    """Give each piece of a table, and each of several draws of it, a seed; the first draw of the first piece `seed`."""
+    return derive(seed, "piece", start, number) if start or number else seed
+
+
 def generator(seed: int, *counters: int | str) -> torch.Generator:
     """Make the random generator for a seed and a path of counters.
 
@@ -14,6 +25,4 @@ def generator(seed: int, *counters: int | str) -> torch.Generator:
         >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
         True
     """
-    words = [zlib.crc32(c.encode()) if isinstance(c, str) else c for c in counters]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(derive(seed, *counters))

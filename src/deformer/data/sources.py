@@ -28,17 +28,12 @@ MNIST_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """Rows to learn from, to choose by and to report on.
-
-    Args:
-        shape: (height, width) where a row is an image.
-    """
+    """Rows to learn from, to choose by and to report on."""
 
     name: str
     train: Rows
     validation: Rows | None = None
     test: Rows | None = None
-    shape: tuple[int, int] | None = None
 
     @property
     def schema(self) -> Schema:
@@ -56,6 +51,7 @@ def load_source(
     Args:
         name: "digits", "digits-binary", "mnist-binarized", "notmnist", or a path that ends in .npy, .npz, .parquet,
             .csv, .tsv, .txt or .data.
+        data_dir: Folder that is looked into first. None: only the others are.
         schema: Schema of a table. None: inferred from its values.
         seed: Seed of the random split of a data set without its own.
 
@@ -127,31 +123,36 @@ def _digits(binary: bool, seed: int) -> Source:
     rows = as_rows((pixels >= 8 if binary else pixels).astype(np.uint8), schema)
     train, rest = split(rows, 0.2, generator(seed, "digits"))
     validation, test = split(rest, 0.5, generator(seed, "digits", 1))
-    return Source("digits-binary" if binary else "digits", train, validation, test, (8, 8))
+    return Source("digits-binary" if binary else "digits", train, validation, test)
 
 
 def _mnist(folders: list[Path], seed: int) -> Source:
     packed = _find(folders, "binarized_mnist.npz")
-    arrays = _packed_mnist(packed) if packed else {part: _amat(folders, part) for part in MNIST_FILES}
+    if packed is None:
+        arrays = {part: _amat(folders, part) for part in MNIST_FILES}
+    else:
+        arrays = {part: _pixels(a) for part, a in _read_packed(packed).items() if part in MNIST_FILES}
     schema = image_schema(28, 28, Binary())
     parts = {}
     for part, (_, n) in MNIST_FILES.items():
+        if part not in arrays:
+            raise SourceError(f"{packed} holds no {part!r}; binarized MNIST has {', '.join(MNIST_FILES)}.")
         if arrays[part].shape != (n, 784):
             raise SourceError(f"binarized MNIST {part} must be {n} x 784; {arrays[part].shape} was found.")
         parts[part] = as_rows(torch.from_numpy(arrays[part]), schema)
-    return Source("mnist-binarized", parts["train"], parts["valid"], parts["test"], (28, 28))
+    return Source("mnist-binarized", parts["train"], parts["valid"], parts["test"])
 
 
-def _packed_mnist(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
+def _read_packed(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
     try:
-        return {part: _pixels(a) for part, a in read_arrays(path).items() if part in MNIST_FILES}
+        return read_arrays(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error
 
 
 def _pixels(a: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Unpack 784 pixels, eight of which may share a byte."""
-    return np.unpackbits(a, axis=1) if a.shape[1] == 98 else a
+    return np.unpackbits(a, axis=1) if a.ndim == 2 and a.shape[1] == 98 else a
 
 
 def _amat(folders: list[Path], part: str) -> npt.NDArray[np.uint8]:
@@ -180,10 +181,10 @@ def _notmnist(folders: list[Path], seed: int) -> Source:
     if path is None:
         looked = ", ".join(str(f) for f in folders)
         raise SourceError(f"notmnist_10k.npz (28 x 28 letters, bit-packed) is in none of {looked}; put it there.")
-    packed = next(a for a in read_arrays(path).values() if a.ndim == 2 and a.shape[1] in (98, 784))
-    return Source(
-        "notmnist", as_rows(torch.from_numpy(_pixels(packed)), image_schema(28, 28, Binary())), shape=(28, 28)
-    )
+    letters = [a for a in map(_pixels, _read_packed(path).values()) if a.ndim == 2 and a.shape[1] == 784]
+    if not letters:
+        raise SourceError(f"{path} holds no letters: an array of 98 bytes or 784 pixels each.")
+    return Source("notmnist", as_rows(torch.from_numpy(letters[0]), image_schema(28, 28, Binary())))
 
 
 SOURCES: dict[str, Callable[[list[Path], int], Source]] = {

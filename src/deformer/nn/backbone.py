@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from deformer.config import ModelConfig
+from deformer.errors import InputError
 from deformer.nn.attention import attend, attend_causally, attend_with_self
 from deformer.nn.cache import Cache
 
@@ -32,7 +33,10 @@ class Rotary(nn.Module):
         super().__init__()
         n_axes, n_pairs = coordinates.shape[1], head_width // 2
         per_axis = n_pairs // n_axes
-        speeds = base ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
+        if not per_axis:
+            needs = "take fewer heads, a larger d_model or rotary_base=None"
+            raise InputError(f"Heads of width {head_width} cannot turn by {n_axes} coordinates: {needs}.")
+        speeds = base ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
         centre = coordinates.double().mean(0, keepdim=True)  # where what has no place is taken to be
         angles = (torch.cat([coordinates.double(), centre])[..., None] * speeds).flatten(1)
         angles = F.pad(angles, (0, n_pairs - angles.shape[1]))
@@ -99,17 +103,17 @@ class Block(nn.Module):
             nn.init.zeros_(self.mix.weight)
             nn.init.zeros_(self.down.weight)
 
-    def enter(self, x: Tokens) -> Tokens:
+    def normed(self, x: Tokens) -> Tokens:
         y: Tensor = self.norm_attention(x) if self.pre else x
         return y
 
-    def ask(self, y: Tokens, turns: Turns) -> Heads:
+    def queries(self, y: Tokens, turns: Turns) -> Heads:
         return rotate(self.norm_query(self._split(self.query(y))), turns)
 
-    def tell(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
+    def keys_values(self, y: Tokens, turns: Turns) -> tuple[Heads, Heads]:
         return rotate(self.norm_key(self._split(self.key(y))), turns), self._split(self.value(y))
 
-    def leave(self, x: Tokens, attended: Heads, drop: Callable[[Tensor], Tensor] | None = None) -> Tokens:
+    def finish(self, x: Tokens, attended: Heads, drop: Callable[[Tensor], Tensor] | None = None) -> Tokens:
         dropped = _all_of if drop is None else drop
         mixed = dropped(self.mix(attended.transpose(1, 2).flatten(2)))  # batch rows d_model
         if self.pre:
@@ -168,13 +172,13 @@ class Backbone(nn.Module):
                 content, asked = x[:, ::group], slice(1, None, 2) if group == 2 else slice(0)
                 x, turns, group = x[:, asked], None if turns is None else turns[:, :, asked], 1
                 visible = visible if seen is None else seen[:, :, asked]
-            y = block.enter(x)
-            k, v = block.tell(y[:, ::group] if content is None else block.enter(content), key_turns)
+            y = block.normed(x)
+            k, v = block.keys_values(y[:, ::group] if content is None else block.normed(content), key_turns)
             if cache is not None:
                 cache.write(layer, k, v)
                 k, v = cache.read(layer)
             if x.shape[1]:
-                x = block.leave(x, attend_causally(block.ask(y, turns), k, v, group, visible), drop)
+                x = block.finish(x, attend_causally(block.queries(y, turns), k, v, group, visible), drop)
         out: Tensor = self.norm(x)
         return out
 
@@ -182,12 +186,12 @@ class Backbone(nn.Module):
         """Run queries that see the cache, and with `own` themselves, but never each other; turns as in `extend`."""
         key_turns = turns if key_turns is None else key_turns
         for layer, block in self._layers():
-            y = block.enter(x)
-            q, (k, v) = block.ask(y, turns), cache.read(layer)
+            y = block.normed(x)
+            q, (k, v) = block.queries(y, turns), cache.read(layer)
             if own:
-                attended = attend_with_self(q, (k, v), block.tell(y, key_turns), cache.present)
+                attended = attend_with_self(q, (k, v), block.keys_values(y, key_turns), cache.present)
             else:
                 attended = attend(q, k, v, cache.present)
-            x = block.leave(x, attended)
+            x = block.finish(x, attended)
         out: Tensor = self.norm(x)
         return out

@@ -77,7 +77,8 @@ class Bernoulli:
         return torch.where(p <= 0.5, p, 1.0)
 
     def entropy(self, params: Params) -> Values:
-        return F.softplus(params[:, 0]) - params[:, 0] * torch.sigmoid(params[:, 0])
+        away = params[:, 0].abs()  # without cancellation for what is nearly certain
+        return F.softplus(-away) + away * torch.sigmoid(-away)
 
     def marginal(self, x: Values) -> Float[Tensor, "n_params"]:
         return torch.logit((x.sum() + 0.5) / (len(x) + 1))[None]
@@ -204,7 +205,7 @@ class Mixture:
         _, candidates, log_s = self._parts(params)
         width = log_s.exp()
         best = self._log_prob_each(params, candidates)
-        for step in range(40):  # halves the search radius from one scale to a 1e-6th of it
+        for step in range(40):  # steps shrink from one scale to a 1e-6th of it
             for side in (-1.0, 1.0):
                 moved = candidates + side * width * 0.7**step
                 density = self._log_prob_each(params, moved)

@@ -32,9 +32,9 @@ class Packed:
 
     family: Family
     params: Float[Tensor, "tokens n_params"]
-    at: Int[Tensor, "tokens"] | None
-    loc: Float[Tensor, "tokens"] | None
-    scale: Float[Tensor, "tokens"] | None
+    at: Int[Tensor, "tokens"] | None = None
+    loc: Float[Tensor, "tokens"] | None = None
+    scale: Float[Tensor, "tokens"] | None = None
 
     def standardise(self, x: Tensor) -> Values:
         if self.loc is None or self.scale is None:

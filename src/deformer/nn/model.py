@@ -64,6 +64,10 @@ class DEformer(nn.Module):
         return 2 if self.config.wiring == "interleaved" else 1
 
     @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -177,6 +177,17 @@ def _standard_error(per_row: Tensor) -> float:
 def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Generator) -> NLL:
     """Score each row under several random orders.
 
+    Args:
+        values: Rows, or a table that `as_rows` takes; a missing value, NaN, is left out of its row's score.
+        n_orders: Orders of each row.
+        generator: For the orders.
+
+    Returns:
+        Scores under each order, with their mean, their ensemble and the standard errors of both, in nats per row.
+
+    Raises:
+        InputError: Invalid values, or no orders.
+
     Examples:
         >>> from deformer import DEformer, Binary, image_schema
         >>> model = DEformer(image_schema(2, 2, Binary()))
@@ -187,8 +198,3 @@ def nll(model: DEformer, values: Any, *, n_orders: int = 10, generator: torch.Ge
         raise InputError(f"n_orders must be at least 1, not {n_orders}.")
     rows = as_rows(values, model.schema)
     return NLL(torch.stack([-log_prob(model, rows, generator=generator).double() for _ in range(n_orders)]))
-
-
-def raster_nll(model: DEformer, values: Any) -> float:
-    """Score rows in column order: the mean -ln p(row) in nats of a model that was trained for that order alone."""
-    return -log_prob(model, values, sequence=range(len(model.schema))).double().mean().item()

@@ -24,7 +24,6 @@ def impute(
     generator: torch.Generator,
     strategy: Strategy = "draw",
     n_imputations: int = 1,
-    temperature: float = 1.0,
 ) -> Shaped[Tensor, "imputations batch features"]:
     """Fill in missing values; observed values are returned unchanged.
 
@@ -32,7 +31,11 @@ def impute(
         values: Rows, or a table in which NaN is a missing value.
         strategy: "draw" samples all missing values jointly, each given those drawn before. "mean" and "mode" fill in
             each value's own expectation or likeliest value, given the observed values.
+        generator: For draws, and for the orders in which values are observed.
         n_imputations: Number of independent draws; 1 for "mean" and "mode".
+
+    Returns:
+        Complete rows in the units of the data; observed values are those given.
 
     Raises:
         InputError: Invalid values, strategy or number.
@@ -56,7 +59,7 @@ def impute(
     draws = []
     for _ in range(n_imputations):
         orders = random_orders(rows.observed, generator)
-        draws.append(complete(model, rows, orders, generator, temperature))
+        draws.append(complete(model, rows, orders, generator))
     return torch.stack(draws)
 
 

@@ -10,13 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Labels, Values, has_order, values_of
+from deformer.data.columns import Codes, Column, Labels, Numbers, Values, has_order, values_of
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import State
 
-# Equally likely slices of a continuous distribution over which expectations are taken.
-N_SLICES = 64
+# Where codes are bent, expectations are taken over the middles of slices of a distribution: 64 of them equally likely,
+# but that the outermost two are halved towards the tails, again and again.
+_TAIL = 2.0 ** np.arange(-14, -5)
+_ENDS = np.concatenate([[0.0], _TAIL, np.arange(2, 63) / 64, 1 - _TAIL[::-1], [1.0]])
+SLICES, WEIGHTS = (_ENDS[1:] + _ENDS[:-1]) / 2, np.diff(_ENDS)
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,22 @@ class Predictive:
         return probabilities
 
     def mean(self) -> Codes:
-        """Give the expected value of numbers or levels."""
+        """Give the expected value of numbers or levels.
+
+        Of a column with heavy tails it is that of 78 slices of the distribution, within the range of the values of
+        fit: the tails beyond may have no moments.
+        """
         self._require_numbers()
         if self._is_straight:
             return self.column.decode(self._by_order(self.conditionals.mean()).mean(0))
         return self._moments()[0]
 
     def std(self) -> Codes:
-        """Give the standard deviation of numbers or levels."""
+        """Give the standard deviation of numbers or levels; with heavy tails that of the same slices as `mean`."""
         self._require_numbers()
         if self._is_straight:
             mean, within = (self._by_order(a) for a in (self.conditionals.mean(), self.conditionals.variance()))
-            unit = np.abs(np.diff(self.column.decode(np.array([0.0, 1.0]))))
+            unit = getattr(self.column, "scale", 1.0)
             straight: Codes = unit * np.sqrt(within.mean(0) + mean.var(0))
             return straight
         return self._moments()[1]
@@ -78,22 +85,44 @@ class Predictive:
     @property
     def _is_straight(self) -> bool:
         """Say whether values are a linear map of codes."""
-        return self._levels is None and not getattr(self.column, "bend", False)
+        return self._levels is None and not self._is_bent
+
+    @property
+    def _is_bent(self) -> bool:
+        return bool(getattr(self.column, "bend", False))
 
     def mode(self) -> Values:
-        """Give the likeliest value; of numbers, the likeliest of those that single orders find."""
+        """Give the likeliest value; of numbers, the likeliest of those that single orders find.
+
+        On a bent scale, which moves modes, the middles of slices are looked at as well.
+        """
         if getattr(self.column.domain, "n_labels", None) is not None:
             shares = self.column.largest_shares() if isinstance(self.column, Labels) else 1.0
             return self.column.decode((self.probabilities() * shares).argmax(1).astype(np.float64))
         found = self._by_order(self.conditionals.mode())
-        best = np.stack([self.log_prob_of_codes(codes) for codes in found]).argmax(0)
-        return self.column.decode(found[best, np.arange(len(best))])
+        if self._is_bent:
+            found = np.concatenate([found, self._number_quantiles(SLICES).T])
+        values = np.stack([self.column.decode(codes) for codes in found])
+        best = np.stack([self.log_prob(row) for row in values]).argmax(0)
+        likeliest: Values = values[best, np.arange(len(best))]
+        return likeliest
 
     def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Give the quantiles of numbers or levels at probabilities q, (batch, len(q))."""
+        """Give the quantiles of numbers or levels at probabilities q, (batch, len(q)).
+
+        Raises:
+            InputError: The column holds labels, or a probability does not lie between 0 and 1.
+        """
         self._require_numbers()
+        if not (len(q) and ((q > 0) & (q < 1)).all()):
+            raise InputError(f"Quantiles must lie between 0 and 1, not {q.tolist()}.")
         codes = self._number_quantiles(q) if self._levels is None else self._level_quantiles(q)
         return np.stack([self.column.decode(c) for c in codes.T], 1)
+
+    def entropy(self) -> Codes:
+        """Give the entropy of the code in nats, averaged over orders: what -ln p(code) is expected to be."""
+        averaged: Codes = self._by_order(self.conditionals.entropy()).mean(0)
+        return averaged
 
     def cdf(self, values: Values) -> npt.NDArray[np.float64]:
         """Give P(column <= value) for one value per row; numbers and levels only."""
@@ -118,8 +147,10 @@ class Predictive:
     def _moments(self) -> tuple[Codes, Codes]:
         """Give the mean and the standard deviation, by deviations, which may be far smaller than values."""
         if (levels := self._levels) is None:
-            slices = self.quantile((np.arange(N_SLICES) + 0.5) / N_SLICES)
-            return slices.mean(1), slices.std(1)
+            levels = self.quantile(SLICES)
+            levels = self.column.within(levels) if isinstance(self.column, Numbers) else levels
+            mean = levels @ WEIGHTS
+            return mean, np.sqrt((levels - mean[:, None]) ** 2 @ WEIGHTS)
         p = self.probabilities()
         mean = p @ levels
         return mean, np.sqrt((p * (levels - mean[:, None]) ** 2).sum(1))

@@ -27,9 +27,13 @@ def sample(
 
     Args:
         n: Number of rows.
+        generator: For draws and, if none are given, for orders.
         given: Evidence to keep: one row for all draws, or n rows; NaN marks values to draw.
         orders: Orders in which features are drawn, (features,) or (n, features). None: a random one per row.
         temperature: Below 1, likely values become likelier.
+
+    Returns:
+        Rows in the units of the data, labels by their numbers.
 
     Raises:
         InputError: Invalid evidence, orders or temperature.

@@ -90,9 +90,13 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, 
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
     if header is None:
         raise CheckpointError(f"{path} holds tensors, but no deformer model: its header is missing.")
-    parsed = json.loads(header)
-    if parsed["version"] > VERSION:
-        raise CheckpointError(f"{path} is of version {parsed['version']}; this deformer reads up to {VERSION}.")
+    try:
+        parsed = json.loads(header)
+        version = int(parsed["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a header that is not deformer's.") from error
+    if version > VERSION:
+        raise CheckpointError(f"{path} is of version {version}; this deformer reads up to {VERSION}.")
     return tensors, parsed
 
 

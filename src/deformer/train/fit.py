@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import threading
 import time
@@ -13,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,13 +22,15 @@ from deformer.data.table import Rows, subset
 from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
-from deformer.tasks.density import nll, raster_nll
+from deformer.tasks.density import log_prob, nll
 from deformer.train.batches import draw_batch, marginal_entropies, spreads, with_noise
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
+from deformer.train.launch import launch, wants_bfloat16
 from deformer.train.logs import Log, Progress
+from deformer.train.loss import Kept, Loss
 from deformer.train.optim import make_optimisers, optimiser_tensors, restore_optimisers, set_rates
-from deformer.train.process import bfloat16_is_fast, choose_device
+from deformer.train.process import signals
 from deformer.train.schedule import cycle_ends, fraction_done, n_features_now, n_rows_now, rate
 
 LIMITS = ("patience", "cycles", "minutes", "steps", "epochs")  # of which a run that has ended may be given more
@@ -110,92 +109,15 @@ def fit(
         raise InputError("Resuming needs the directory of the interrupted run.")
     if not resume and newest(directory) is not None:
         raise InputError(f"{directory} holds the checkpoints of a run: resume it, or choose another directory.")
-    fabric = _launch(config, device, devices, nodes)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    history = _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
+    fabric, threads = launch(config, device, devices, nodes), torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
+    try:
+        history = _Fitting(model, rows, config, validation, directory, fabric).run(resume, progress, fresh)
+    finally:
+        torch.set_num_threads(threads)
     if not fabric.is_global_zero:
         sys.exit(0)
     return history
-
-
-def _launch(config: TrainConfig, device: str, devices: int, nodes: int) -> Fabric:
-    """Set up devices; of several, each in a process of its own."""
-    if devices < 1 or nodes < 1:
-        raise InputError(f"A run needs at least one device on one machine, not {devices} on {nodes}.")
-    several = devices * nodes > 1
-    if several and torch.distributed.is_initialized():
-        raise InputError("A script trains on several devices once; start another one.")
-    # A feature that is in no row of a batch leaves weights without a gradient, which DDP must be told of.
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if several else "auto"
-    kind = choose_device(device).type
-    # Fabric's own autocast would round the values of the data as well; see `Loss`.
-    precision: Any = "64-true" if config.precision == "float64" else "32-true"
-    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
-    if several:
-        fabric.launch()
-    return fabric
-
-
-def _wants_bfloat16(config: TrainConfig, kind: str) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bfloat16"
-    if kind == "cuda":  # which emulates it before Ampere, slowly
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return kind == "cpu" and bfloat16_is_fast()
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in two; a second one ends at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(kind) for kind in kinds]
-
-    def give_back() -> None:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
-
-    def note(*_: Any) -> None:
-        asked.set()
-        give_back()
-
-    for kind in kinds:
-        signal.signal(kind, note)
-    try:
-        yield asked
-    finally:
-        give_back()
-
-
-class Kept:
-    """A batch as it is: of bare tensors Fabric would change the type."""
-
-    def __init__(self, features: Tensor, values: Tensor, scored: Tensor) -> None:
-        self.features, self.values, self.scored = features, values, scored
-
-
-class Loss(torch.nn.Module):
-    """The sum over scored features of -ln p(x_k | x_1, ..., x_{k-1}), over a count; a module for Fabric to wrap.
-
-    In bfloat16 products are rounded, and neither the values of the data nor their log-probabilities.
-    """
-
-    def __init__(self, model: DEformer, bfloat16: bool) -> None:
-        super().__init__()
-        self.model, self.rounding = model, bfloat16
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.rounding)
-
-    def forward(self, batch: Kept, count: float, drop: Dropout | None = None) -> Float[Tensor, ""]:
-        with self.autocast():
-            terms = self.model(batch.features, batch.values, drop=drop).log_prob(batch.values)
-        loss: Tensor = -(terms * batch.scored).sum() / count
-        return loss
 
 
 class _Fitting:
@@ -220,7 +142,7 @@ class _Fitting:
         self.state = Run()
 
     def run(self, resume: bool, progress: bool, fresh: bool) -> History:
-        bfloat16 = _wants_bfloat16(self.config, self.fabric.device.type)
+        bfloat16 = wants_bfloat16(self.config, self.fabric.device.type)
         path = newest(self.directory) if resume and self.fabric.is_global_zero else None
         # The first process decides, from what it measures and finds.
         bfloat16, checkpoint = self._first((bfloat16, None if path is None else (path, *read_tensors(path))))
@@ -234,10 +156,13 @@ class _Fitting:
         if checkpoint is not None:
             self._restore(*checkpoint)
         first = self.fabric.is_global_zero
-        with _signals() as asked, Log(self.directory if first else None) as log, Progress(progress and first) as bar:
+        with signals() as asked, Log(self.directory if first else None) as log, Progress(progress and first) as bar:
             stopped = self._loop(loss, asked, log, bar)
         if self.directory is not None:
             self._checkpoint()
+        if self.validation is None and stopped == "interrupted":
+            with self._averaged():
+                self._keep_if_best(None)  # the last weights, which an interrupted run has not looked at
         self.fabric.barrier()
         if self.state.best:
             load_weights(self.model, self.state.best, "best weights")
@@ -387,13 +312,11 @@ class _Fitting:
             self.model.load_state_dict(own)
 
     def _validate(self) -> Point:
-        state, config = self.state, self.config
-        score = None
+        state, score = self.state, None
         with self._averaged():
             self.model.eval()
             if self.validation is not None:
-                orders = config.validation_orders if config.orders == "random" else 1
-                score = self._first(self._score(self.validation, orders) if self.fabric.is_global_zero else None)
+                score = self._first(self._score(self.validation) if self.fabric.is_global_zero else None)
             self._keep_if_best(score)
         training = state.loss_sum / max(state.loss_count, 1)
         state.loss_sum, state.loss_count = 0.0, 0
@@ -401,12 +324,13 @@ class _Fitting:
         state.points.append(point)
         return point
 
-    def _score(self, validation: Rows, n_orders: int) -> float:
+    def _score(self, validation: Rows) -> float:
         with self.loss.autocast():
             if self.config.orders == "raster":
-                return raster_nll(self.model, validation)
+                columns = range(len(validation.schema))
+                return -log_prob(self.model, validation, sequence=columns).double().mean().item()
             draws = generator(self.config.seed, "validation")
-            return nll(self.model, validation, n_orders=n_orders, generator=draws).mean
+            return nll(self.model, validation, n_orders=self.config.validation_orders, generator=draws).mean
 
     def _keep_if_best(self, score: float | None) -> None:
         state = self.state

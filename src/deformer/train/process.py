@@ -1,9 +1,14 @@
-"""What a process that computes for long chooses or sets once, at its start."""
+"""What a process that computes for long chooses or sets once, at its start, and how it is asked to end."""
 
 import ctypes
 import functools
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -56,3 +61,29 @@ def _seconds_of_product(dtype: torch.dtype) -> float:
         a @ b
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+@contextmanager
+def signals() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in two; a second one ends at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(kind) for kind in kinds]
+
+    def give_back() -> None:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+    def note(*_: Any) -> None:
+        asked.set()
+        give_back()
+
+    for kind in kinds:
+        signal.signal(kind, note)
+    try:
+        yield asked
+    finally:
+        give_back()

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +29,7 @@ from deformer.api.service.sessions import TooMany
 from deformer.api.service.work import DRAWN, PIECE, Limits, Service, Table
 from deformer.api.table_commands import numbered
 from deformer.api.tables import ORDERS
+from deformer.data.seeds import derive_of_piece
 
 Sent = TypeVar("Sent", bound=BaseModel)
 TABLES = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
@@ -76,11 +76,6 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _seed(seed: int, start: int, number: int = 0) -> int:
-    """Give each piece of a request draws of its own; the first piece those of the request's seed."""
-    return int(np.random.SeedSequence((seed, start, number)).generate_state(1)[0]) if start or number else seed
-
-
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is JSON or a table."""
     tables: dict[str, Any] = {sent_as: {"schema": {"type": "string", "format": "binary"}} for sent_as in TABLES}
@@ -122,7 +117,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
         filled = await service.in_pieces(
             lambda start, end, i: service.calls.ask(
-                lambda: engine.impute(frame[start:end], sent.strategy, _seed(sent.seed, start, i))
+                lambda: engine.impute(frame[start:end], sent.strategy, derive_of_piece(sent.seed, start, i))
             ),
             len(frame),
             per_row,
@@ -155,7 +150,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         rows: list[list[dict[str, Any]]] = []
         for (_, share), *of_row in zip(shares, *parts, strict=True):
             row = [{**line, "share": share.get(line["feature"])} for part in of_row for line in part]
-            rows.append(sorted(row, key=lambda line: math.inf if (s := line["surprise"]) is None else -s))
+            rows.append(sorted(row, key=lambda line: math.inf if (s := line["excess"]) is None else -s))
 
         def lines() -> pd.DataFrame:
             long = pd.DataFrame([{"row": i, **line} for i, row in enumerate(rows) for line in row])
@@ -169,7 +164,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         per_row = service.afford(sent.n, DRAWN)
         [rows] = await service.in_pieces(
             lambda start, end, _: service.calls.ask(
-                lambda: engine.sample(end - start, sent.given, _seed(sent.seed, start))
+                lambda: engine.sample(end - start, sent.given, derive_of_piece(sent.seed, start))
             ),
             sent.n,
             per_row,
@@ -261,7 +256,11 @@ def _stream_route(app: FastAPI, service: Service) -> None:
         try:
             await service.enter(service.sessions.open, name, None)
             while True:
-                text = (await socket.receive_text()).encode()
+                try:
+                    text = (await socket.receive_text()).encode()
+                except KeyError:  # a binary message
+                    await socket.close(1003, "Send text.")
+                    break
                 try:
                     sent = wire.Observation.model_validate_json(text)
                     surprise = await service.within(service.arrivals.ask((name, sent.name, sent.value)))
@@ -270,8 +269,6 @@ def _stream_route(app: FastAPI, service: Service) -> None:
                     await socket.send_json(problems.describe(error)[1])
         except WebSocketDisconnect:
             pass
-        except KeyError:  # a binary message
-            await socket.close(1003, "Send text.")
         except (TooMany, Busy, TimeoutError):
             await socket.close(1013, "Busy; try again.")
         finally:

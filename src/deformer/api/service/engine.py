@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from deformer.api import tables
 from deformer.api.explanations import surprises
-from deformer.api.files import image_shape
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import has_order, values_of
@@ -112,8 +111,8 @@ class Engine:
             features.append(
                 {"name": name, "kind": kind, "values": None if values is None else [spell(v, dtype) for v in values]}
             )
-        shape = image_shape(self.table.model.schema)
-        n_parameters = sum(p.numel() for p in self.table.model.parameters())
+        shape = self.table.model.schema.image_shape
+        n_parameters = self.table.model.n_parameters
         return {"name": self.name, "parameters": n_parameters, "features": features, "image_shape": shape}
 
     def frame(self, rows: Sequence[Row], field: str = "rows") -> pd.DataFrame:
@@ -237,12 +236,7 @@ class Engine:
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Give the log-likelihood of each row in nats, and the parts of it that each value has."""
         per_order, rows = tables.terms(self.table, frame, n_orders)
-        sums = per_order.sum(-1)
-        ensemble = np.logaddexp.reduce(sums, 0) - np.log(n_orders)
-        scores = [
-            {"mean_over_orders": float(m), "ensemble_over_orders": float(e), "order_spread": float(s)}
-            for m, e, s in zip(sums.mean(0), ensemble, sums.std(0), strict=True)
-        ]
+        scores = tables.summary(per_order.sum(-1)).to_dict("records")
         shares, names = -per_order.mean(0), self.table.codec.names
         told = rows.observed.numpy()
         parts = [{names[f]: float(shares[i, f]) for f in np.flatnonzero(told[i])} for i in range(len(told))]
@@ -284,7 +278,7 @@ class Engine:
     def surprises(self, frame: pd.DataFrame, names: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Say how much the values of some features of each row surprise, and what was expected."""
         told = surprises(self.table, frame, self.table.codec.encode(frame), names)
-        parts = dict(zip(("value", "expected", "surprise"), told, strict=True))
+        parts = dict(zip(("value", "expected", "surprise", "excess"), told, strict=True))
         rows = [pd.DataFrame({k: p.iloc[i].astype(object) for k, p in parts.items()}) for i in range(len(frame))]
         return [records(row.rename_axis("feature").reset_index()) for row in rows]
 

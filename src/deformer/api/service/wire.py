@@ -119,6 +119,7 @@ class Explained(BaseModel):
     value: AnyValue
     expected: AnyValue
     surprise: Annotated[float | None, Field(description="-ln p(value | all others), in nats.")]
+    excess: Annotated[float | None, Field(description="How far the surprise lies above what was expected, in nats.")]
     share: Annotated[float | None, Field(description="Its part of -ln p(row), averaged over orders, in nats.")]
 
 

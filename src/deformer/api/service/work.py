@@ -130,10 +130,6 @@ class Service:
                 answers[i], start = list(zip(scores[start:end], parts[start:end], strict=True)), end
         return answers
 
-    async def call(self, task: Callable[..., Any], *args: Any) -> Any:
-        """Compute something on the model's thread."""
-        return await self.within(self.calls.ask(lambda: task(*args)))
-
     async def enter(self, task: Callable[..., Any], *args: Any) -> Any:
         """Do what takes no time, such as opening a session, on the model's thread together with others."""
         return await self.within(self.entries.ask(lambda: task(*args)))
