@@ -224,7 +224,7 @@ def trade(source: Source, minutes: float) -> Contender:
     network, _ = defaults(source, minutes)
     size = ModelConfig(**network)
     shape = {"d_model": size.d_model, "n_layers": size.n_layers, "n_heads": size.n_heads, "d_ff": size.width_ff}
-    return Theirs(source.schema, TraDE, [shape], batch=32, rounds=True, lr=3e-4)
+    return Theirs(source.schema, TraDE, [shape], batch=32, rounds=True)
 
 
 SEVERAL_ORDERS = (
