@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -231,6 +232,18 @@ def check_fields(config: Any) -> None:
         value = getattr(config, f.name)
         if not _matches(value, hints[f.name]):
             raise InputError(f"{f.name} must be {_spell(hints[f.name])}, not {value!r}.")
+
+
+def check_names(kind: type[Any], changes: Iterable[str]) -> None:
+    """Check that a config has settings of these names.
+
+    Raises:
+        InputError: It lacks one.
+    """
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name in changes:
+        if name not in known:
+            raise InputError(f"{kind.__name__} has no {name!r}; it has {', '.join(known)}.")
 
 
 def tuples(value: Any) -> Any:

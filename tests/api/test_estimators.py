@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import pickle
+import warnings
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -148,6 +149,15 @@ def test_booleans_may_be_spelled_and_are_named_as_such() -> None:
         density.score_samples(spelled.assign(flag=["true", "maybe"] * 20))
     with pytest.raises(InputError, match="it holds 'n.a.'"):
         density.score_samples(table.assign(x=["1.5", "n.a."] * 20))
+
+
+def test_columns_that_may_be_something_else_are_warned_of() -> None:
+    frame = pd.DataFrame({"when": [f"{1 + i % 28}/{1 + i % 12}/2024" for i in range(80)], "x": np.arange(80.0)})
+    with pytest.warns(UserWarning, match="'when' is taken for labels, but looks like dates"):
+        DEformerDensity(**TINY).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DEformerDensity(**TINY, kinds={"when": "label"}).fit(frame)
 
 
 def test_decimals_and_sparse_columns_are_numbers() -> None:
@@ -479,6 +489,10 @@ def test_bad_choices() -> None:
         DEformerImputer("guess", **TINY).fit(table)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="contamination"):
         DEformerDetector(0.9, **TINY).fit(table)
+    with pytest.raises(InputError, match="ModelConfig has no 'width'; it has wiring"):
+        DEformerDensity(**{**TINY, "network": {"width": 3}}).fit(table)
+    with pytest.raises(InputError, match="TrainConfig has no 'rate'"):
+        DEformerDensity(**TINY, training={"rate": 0.1}).fit(table)
     with pytest.raises(InputError, match="combine must be"):
         DEformerDensity(**TINY).fit(table).score_samples(table, combine="sum")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="No column is called 'bogus'"):

@@ -1,5 +1,6 @@
 """Estimators after scikit-learn, for mixed, incomplete tables: density, imputer, and what detectors share with them."""
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack
@@ -15,7 +16,8 @@ from deformer.api import tables
 from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
 from deformer.data.columns import Column, has_order
-from deformer.data.libraries import is_frame, like, names_of_array
+from deformer.data.doubts import doubts
+from deformer.data.libraries import as_frame, is_frame, like, names_of_array
 from deformer.data.seeds import derive_of_piece
 from deformer.errors import InputError
 from deformer.tasks.pool import SessionPool
@@ -91,6 +93,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         self._own_names = {str(name): name for name in X.columns} if isinstance(X, pd.DataFrame) else {}
         named: Choices = {"minutes": self.minutes, "epochs": self.epochs, "steps": self.steps, "kinds": self.kinds}
         named.update(choices)
+        if is_frame(X):
+            for doubt in doubts(as_frame(X), {str(name) for name in named["kinds"] or ()}):
+                warnings.warn(doubt, stacklevel=3)
         self.table_, self.history_ = tables.learn(
             X,
             None if X_val is None else self._checked(X_val, learned=False),

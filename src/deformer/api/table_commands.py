@@ -1,6 +1,5 @@
 """What the command line does with table models: a chunk of a file at a time, from frame to frame."""
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +14,7 @@ from deformer.api.explanations import explain
 from deformer.api.files import check_output, is_table, model_path
 from deformer.api.tables import TableModel, load_table, save_table
 from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
+from deformer.data.doubts import doubts
 from deformer.data.frames import make_codec
 from deformer.data.libraries import names_of_array
 from deformer.data.seeds import derive_of_piece
@@ -23,7 +23,6 @@ from deformer.tasks.density import NLL
 from deformer.train.process import keep_memory
 
 ROWS_PER_CHUNK = 20_000
-MOSTLY = 0.9  # of a column's cells
 WRITTEN = (".csv", ".parquet")
 
 
@@ -49,14 +48,8 @@ def fit(
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
         )
-    for name in frame:
-        if _names_rows(frame[name]):
-            print(
-                f"Every value of {name!r} differs; if it names rows, --id {shlex.quote(name)} leaves it out.",
-                file=sys.stderr,
-            )
-        if name not in layout.labels and (odd := _beside_numbers(frame[name])) is not None:
-            print(f"{name!r} is taken for labels: most of it would be numbers, but not {odd!r}.", file=sys.stderr)
+    for doubt in doubts(frame, layout.labels):
+        print(doubt, file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
     held_out = None
     if validation is not None:  # dates that one bad cell made labels here are labels there too
@@ -73,25 +66,6 @@ def fit(
     if best is not None and best.validation_nll is not None:
         print(f"validation NLL of codes {best.validation_nll:.3f} nats a row, after {best.minutes:.1f} minutes")
     return history.stopped
-
-
-def _names_rows(series: "pd.Series[Any]") -> bool:
-    """Say whether a column looks like one that numbers rows or names each by a text of its own."""
-    if pd.api.types.is_integer_dtype(series):
-        return bool((series.diff().iloc[1:] == 1).all())
-    return bool(pd.api.types.is_string_dtype(series) and series.is_unique)
-
-
-def _beside_numbers(series: "pd.Series[Any]") -> str | None:
-    """Give a cell of text that is no number where nearly all others are; decimal commas are none."""
-    known = series.dropna()
-    if not len(known) or not pd.api.types.is_string_dtype(known):
-        return None
-    cells = known.astype(str)
-    if pd.to_numeric(cells.str.replace(",", ".", n=1), errors="coerce").notna().mean() < MOSTLY:
-        return None
-    odd = cells[pd.to_numeric(cells, errors="coerce").isna()]
-    return str(odd.iloc[0]) if len(odd) else None
 
 
 def open_table(model: str, device: str) -> TableModel:

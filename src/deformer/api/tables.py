@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deformer.api.defaults import suited
-from deformer.config import ModelConfig, TrainConfig
+from deformer.config import ModelConfig, TrainConfig, check_names
 from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
@@ -84,6 +84,8 @@ def learn(
     Raises:
         InputError: No table, fewer than two rows, or impossible choices.
     """
+    check_names(ModelConfig, network or ())
+    check_names(TrainConfig, training or ())
     codec = make_codec(table, kinds, levels)
     rows, _ = codec.encode(table)
     if validation is not None:

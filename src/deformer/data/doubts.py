@@ -1,0 +1,59 @@
+"""Doubts: columns of text that are taken for labels, and look like something else."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import pandas as pd
+
+MOSTLY = 0.9  # of a column's cells
+MANY = 20  # rows or distinct texts, below which they may well be labels
+LOOKED_AT = 10_000  # cells
+DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([ T].*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}")
+AMOUNT = re.compile(r"[$€£¥]?\s?[+-]?\d[\d.,]*\s?(%|[$€£¥]|[A-Za-z]{1,3})?")
+CODE = re.compile(r"0\d+")  # such as a postal code
+
+
+def doubts(frame: pd.DataFrame, sure: Collection[str] = ()) -> Iterator[str]:
+    """Say which columns may not be what they are taken for, in a sentence each.
+
+    Args:
+        sure: Columns of which somebody said what they are.
+    """
+    for name in (name for name in frame if name not in sure):
+        if what := _seems(frame[name]):
+            yield f"{name!r} is taken for labels, but {what}."
+        elif _names_rows(frame[name]):
+            yield f"Every value of {name!r} differs; if it names rows, leave it out (on the command line by --id)."
+
+
+def _seems(series: "pd.Series[Any]") -> str | None:
+    """Say what text looks like, if not like labels."""
+    text = series.dropna()
+    if not len(text) or not pd.api.types.is_string_dtype(text):
+        return None
+    cells = text.astype(str).str.strip()
+    odd = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    if len(odd) and pd.to_numeric(cells.str.replace(",", ".", n=1), errors="coerce").notna().mean() >= MOSTLY:
+        return f"most of it would be numbers, though not {odd.iloc[0]!r}"
+    some = cells.iloc[:LOOKED_AT]
+    if some.nunique() > MANY:
+        for what, looks_so in LOOKS.items():
+            if some.map(looks_so).mean() >= MOSTLY:
+                return f"looks like {what} ({some.iloc[0]!r}); convert it first"
+    return None
+
+
+LOOKS: dict[str, Callable[[str], bool]] = {
+    "dates": lambda cell: DATE.fullmatch(cell) is not None,
+    "numbers": lambda cell: AMOUNT.fullmatch(cell) is not None and CODE.fullmatch(cell) is None,
+}
+
+
+def _names_rows(series: "pd.Series[Any]") -> bool:
+    """Say whether a column looks like one that numbers rows or names each by a text of its own."""
+    if len(series) <= MANY:
+        return False
+    if pd.api.types.is_integer_dtype(series):
+        return bool((series.diff().iloc[1:] == 1).all())
+    return bool(pd.api.types.is_string_dtype(series) and series.is_unique)

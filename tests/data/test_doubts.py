@@ -1,0 +1,39 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from deformer.data.doubts import doubts
+
+N = 60
+COLUMNS = {
+    "a number for each row": (range(1, N + 1), "Every value of 'x' differs"),
+    "a name for each row": ([f"r{i}" for i in range(N)], "Every value of 'x' differs"),
+    "numbers but one": ([*map(str, range(N - 1)), "n.a."], "would be numbers, though not 'n.a.'"),
+    "days": ([f"{1 + i % 28}/{1 + i % 12}/2024" for i in range(N)] * 2, "looks like dates"),
+    "days with names": ([f"{1 + i % 28} May 2024" for i in range(N)] * 2, "looks like dates"),
+    "prices": ([f"${i}.50" for i in range(N)] * 2, "looks like numbers"),
+    "shares": ([f"{i} %" for i in range(N)] * 2, "looks like numbers"),
+    "numbers as text": ([f"{i}.5" for i in range(N)] * 2, "looks like numbers"),
+    "labels": (["a", "b", "3"] * 40, None),
+    "few sizes": (["2XL", "3XL"] * 60, None),
+    "postal codes": ([f"0{1000 + i}" for i in range(N)] * 2, None),
+    "real numbers": (np.random.default_rng(0).normal(size=N), None),
+    "nothing": ([None] * N, None),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_what_may_be_something_else_is_said(name: str) -> None:
+    values, says = COLUMNS[name]
+    frame = pd.DataFrame({"x": list(values)})
+    told = list(doubts(frame))
+    if says is None:
+        assert not told
+    else:
+        assert len(told) == 1
+        assert says in told[0]
+    assert not list(doubts(frame, {"x"}))
+
+
+def test_of_a_handful_of_rows_nothing_is_said() -> None:
+    assert not list(doubts(pd.DataFrame({"x": ["a", "b"], "i": [1, 2]})))
