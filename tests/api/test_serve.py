@@ -17,7 +17,7 @@ from tests.models import mixed
 
 from deformer.api import tables
 from deformer.api.service.guard import LOOPBACK, Admission
-from deformer.api.service.run import choose_admission, open_engine
+from deformer.api.service.run import check_port, choose_admission, open_engine
 from deformer.client import Client
 from deformer.errors import CheckpointError, InputError
 
@@ -125,3 +125,13 @@ def test_headers_are_bounded_and_idle_connections_stay_open(model: Path) -> None
                     more = idle.recv(2**12)
                     assert more, answer
                     answer += more
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port} of 127.0.0.1: Address already in use"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)

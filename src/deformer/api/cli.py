@@ -386,6 +386,7 @@ def serve(
         raise InputError(f"The service needs more packages: pip install 'deformer[serve]' ({error.name}).") from error
 
     admission = run.choose_admission(host, no_auth)
+    run.check_port(host, port)
     engine = run.open_engine(model, device.value, ordinary, alarm_rate)
     limits = Limits(rows=rows, sessions=sessions, waiting=waiting, seconds=seconds)
     run.serve(engine, host, port, admission, limits, snapshots)

@@ -3,6 +3,7 @@
 import ipaddress
 import math
 import os
+import socket
 from pathlib import Path
 
 import uvicorn
@@ -43,6 +44,20 @@ def choose_admission(host: str, no_auth: bool) -> Admission:
             f"Whoever reaches {host} could ask; set DEFORMER_TOKEN, listen on 127.0.0.1, or pass --no-auth."
         )
     return Admission(None, tuple(dict.fromkeys((*LOOPBACK, host))))
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out before a model is loaded whether an address can be listened on.
+
+    Raises:
+        InputError: It is taken, or not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise InputError(f"Cannot listen on port {port} of {host}: {error.strerror}.") from error
 
 
 def _is_loopback(host: str) -> bool:
