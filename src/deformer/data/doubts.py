@@ -1,6 +1,7 @@
 """Doubts: columns of text that are taken for labels, and look like something else."""
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -24,7 +25,8 @@ def doubts(frame: pd.DataFrame, sure: Collection[str] = ()) -> Iterator[str]:
         if what := _seems(frame[name]):
             yield f"{name!r} is taken for labels, but {what}."
         elif _names_rows(frame[name]):
-            yield f"Every value of {name!r} differs; if it names rows, leave it out (on the command line by --id)."
+            hint = f"--id {shlex.quote(str(name))} on the command line"
+            yield f"Every value of {name!r} differs; if it names rows, leave it out ({hint})."
 
 
 def _seems(series: "pd.Series[Any]") -> str | None:
