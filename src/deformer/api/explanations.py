@@ -65,7 +65,7 @@ class Explanation:
             for n, v, e in zip(top.index, top.value, top.expected, strict=True)
         ]
         axes.set_yticks(range(len(top)), labels)
-        axes.set_xlabel("surprise given all other values, above what was expected (nats)")
+        axes.set_xlabel("excess surprise (nats)")
         return axes
 
 
