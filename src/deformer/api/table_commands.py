@@ -48,9 +48,9 @@ def fit(
         print(
             f"Columns are called x0, x1, ...; if the first line of {path} holds names, say --header.", file=sys.stderr
         )
-    for doubt in doubts(frame, layout.labels):
-        print(doubt, file=sys.stderr)
     kinds = {**dict.fromkeys(layout.labels, "label"), **dict.fromkeys(numbers, "number")}
+    for doubt in doubts(frame, kinds):
+        print(doubt, file=sys.stderr)
     held_out = None
     if validation is not None:  # dates that one bad cell made labels here are labels there too
         held_out = read_all(validation, replace(make_codec(frame, kinds).layout, header=layout.header))

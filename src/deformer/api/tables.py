@@ -254,10 +254,10 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
         return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(heads))
     q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
 
-    def summary(p: Predictive) -> Floats:
+    def described(p: Predictive) -> Floats:
         return np.column_stack([p.mean(), p.std(), p.quantile(q)])
 
-    answers = pd.DataFrame(ask(table, values, target, summary), columns=["mean", "std", *map(str, q)])
+    answers = pd.DataFrame(ask(table, values, target, described), columns=["mean", "std", *map(str, q)])
     moments = answers.apply(lambda numbers: table.codec.in_units(target, numbers.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
         moments["std"] = pd.to_timedelta(answers["std"], unit="D")

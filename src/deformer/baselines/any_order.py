@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformer.baselines.baseline import Baseline, Batch, required
-from deformer.data.orders import random_orders
+from deformer.baselines.baseline import Baseline, Batch
+from deformer.data.orders import random_orders, required
 from deformer.data.schema import Schema
 from deformer.data.table import as_rows
 from deformer.nn.heads import Conditionals

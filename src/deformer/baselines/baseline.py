@@ -28,12 +28,6 @@ def own_features(schema: Schema) -> Schema:
     return Schema(tuple(Feature(f.name, f.domain, None, True) for f in schema.features))
 
 
-def required(generator: torch.Generator | None) -> torch.Generator:
-    if generator is None:
-        raise InputError("Random orders need a generator; give one, or give the orders.")
-    return generator
-
-
 class Baseline(nn.Module, ABC):
     """A density over complete rows of one schema.
 

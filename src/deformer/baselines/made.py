@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from deformer.baselines.baseline import Baseline, Batch, required
+from deformer.baselines.baseline import Baseline, Batch
 from deformer.baselines.labels import Labels
+from deformer.data.orders import required
 from deformer.data.schema import Schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from deformer.data.chunks import CODE
+
 MOSTLY = 0.9  # of a column's cells
 MANY = 20  # rows or distinct texts, below which they may well be labels
 LOOKED_AT = 10_000  # cells
 DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([ T].*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}")
 AMOUNT = re.compile(r"[$€£¥]?\s?[+-]?\d[\d.,]*\s?(%|[$€£¥]|[A-Za-z]{1,3})?")
-CODE = re.compile(r"0\d+")  # such as a postal code
 
 
 def doubts(frame: pd.DataFrame, sure: Collection[str] = ()) -> Iterator[str]:

@@ -36,9 +36,8 @@ def as_frame(table: Any) -> pd.DataFrame:
     if not names:
         raise InputError("The table holds no columns.")
     table = table.set_axis(names, axis=1)
-    of_objects = pd.api.types.is_object_dtype
-    odd = [n for n, dtype in table.dtypes.items() if of_objects(dtype) or isinstance(dtype, pd.SparseDtype)]
-    table = table.assign(**{name: _dense(table[name]) for name in odd})
+    if odd := [name for name in names if _is_sparse(table[name]) or _holds_decimals(table[name])]:
+        table = table.assign(**{name: _dense(table[name]) for name in odd})
     boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
     if boxed:
         import pyarrow
@@ -48,12 +47,18 @@ def as_frame(table: Any) -> pd.DataFrame:
     return table
 
 
+def _is_sparse(series: "pd.Series[Any]") -> bool:
+    return isinstance(series.dtype, pd.SparseDtype)
+
+
+def _holds_decimals(series: "pd.Series[Any]") -> bool:
+    types = pd.api.types
+    return bool(types.is_object_dtype(series) and types.infer_dtype(series, skipna=True) == "decimal")
+
+
 def _dense(series: "pd.Series[Any]") -> "pd.Series[Any]":
     """Give a sparse column as a dense one, and Python's decimals as floats, as which Arrow's come."""
-    if isinstance(series.dtype, pd.SparseDtype):
-        return series.sparse.to_dense()
-    decimals = pd.api.types.infer_dtype(series, skipna=True) == "decimal"
-    return series.astype(np.float64) if decimals else series
+    return series.sparse.to_dense() if _is_sparse(series) else series.astype(np.float64)
 
 
 def names_of_array(n: int) -> tuple[str, ...]:

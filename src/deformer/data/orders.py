@@ -27,6 +27,17 @@ def random_orders(
     return torch.argsort(noise + _stages(first, then), dim=-1, stable=True)
 
 
+def required(generator: torch.Generator | None) -> torch.Generator:
+    """Refuse to draw orders without a generator.
+
+    Raises:
+        InputError: There is none.
+    """
+    if generator is None:
+        raise InputError("Random orders need a generator; give one, or give the orders.")
+    return generator
+
+
 def fixed_orders(
     order: Sequence[int] | Int[Tensor, "n"],
     first: Bool[Tensor, "batch features"],

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.orders import check_orders, fixed_orders, permute, random_orders, unpermute
+from deformer.data.orders import check_orders, fixed_orders, permute, random_orders, required, unpermute
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
@@ -108,16 +108,13 @@ def _terms_of_roles(
 ) -> Tensor:
     if sequence is not None:
         sequence = check_orders(torch.as_tensor(sequence), 1, len(model.schema), complete=True)[0]
-    elif generator is None:
-        raise InputError("Random orders need a generator; give one, or give the orders.")
     out = []
     most = max(1, int((first | scored).sum(-1).max()))
     for b in batches(len(rows), most):
         if sequence is not None:
             orders = fixed_orders(sequence, first[b], then=scored[b])
         else:
-            assert generator is not None
-            orders = random_orders(first[b], generator, then=scored[b])
+            orders = random_orders(first[b], required(generator), then=scored[b])
         out.append(_terms(model, rows[b], orders[:, :most], scored[b]))
     return torch.cat(out)
 

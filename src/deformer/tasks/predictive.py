@@ -64,7 +64,7 @@ class Predictive:
     def mean(self) -> Codes:
         """Give the expected value of numbers or levels.
 
-        Of a column with heavy tails it is that of 78 slices of the distribution, within the range of the values of
+        Of a column with heavy tails it is that of 80 slices of the distribution, within the range of the values of
         fit: the tails beyond may have no moments.
         """
         self._require_numbers()
@@ -89,7 +89,7 @@ class Predictive:
 
     @property
     def _is_bent(self) -> bool:
-        return bool(getattr(self.column, "bend", False))
+        return isinstance(self.column, Numbers) and self.column.bend
 
     def mode(self) -> Values:
         """Give the likeliest value; of numbers, the likeliest of those that single orders find.
@@ -146,14 +146,13 @@ class Predictive:
 
     def _moments(self) -> tuple[Codes, Codes]:
         """Give the mean and the standard deviation, by deviations, which may be far smaller than values."""
-        if (levels := self._levels) is None:
-            levels = self.quantile(SLICES)
-            levels = self.column.within(levels) if isinstance(self.column, Numbers) else levels
-            mean = levels @ WEIGHTS
-            return mean, np.sqrt((levels - mean[:, None]) ** 2 @ WEIGHTS)
-        p = self.probabilities()
-        mean = p @ levels
-        return mean, np.sqrt((p * (levels - mean[:, None]) ** 2).sum(1))
+        if (levels := self._levels) is not None:
+            values, weights = levels, self.probabilities()
+        else:
+            assert isinstance(self.column, Numbers)
+            values, weights = self.column.within(self.quantile(SLICES)), WEIGHTS
+        mean = (weights * values).sum(1)
+        return mean, np.sqrt((weights * (values - mean[:, None]) ** 2).sum(1))
 
     def _level_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         below = self.probabilities().cumsum(1)
