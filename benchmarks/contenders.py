@@ -98,7 +98,8 @@ class Ours:
         history = fit(self.model, source.train, config, validation=source.validation)
         history.raise_if_interrupted()
         points = history.points
-        return [p.minutes for p in points], [p.validation_nll or 0.0 for p in points], points[-1].rows_seen
+        nll = [p.validation_nll for p in points if p.validation_nll is not None]
+        return [p.minutes for p in points], nll, points[-1].rows_seen
 
     def log_prob(self, rows: Rows, number: int) -> Tensor:
         if self.orders == "raster":
@@ -220,11 +221,11 @@ def masked(source: Source, minutes: float) -> Contender:
 
 
 def trade(source: Source, minutes: float) -> Contender:
-    """Make a TraDE of the DEformer's size."""
-    network, _ = defaults(source, minutes)
+    """Make a TraDE of the DEformer's size and dropout."""
+    network, training = defaults(source, minutes)
     size = ModelConfig(**network)
     shape = {"d_model": size.d_model, "n_layers": size.n_layers, "n_heads": size.n_heads, "d_ff": size.width_ff}
-    return Theirs(source.schema, TraDE, [shape], batch=32, rounds=True)
+    return Theirs(source.schema, TraDE, [{**shape, "dropout": training["dropout"]}], batch=32, rounds=True)
 
 
 SEVERAL_ORDERS = (
@@ -240,7 +241,7 @@ MODELS: dict[str, Make] = {
     "MADE, 32 orders": made(N_MASKS, 2, 1),
     "deformer, fixed order": ours({}, "raster"),
     "NADE": theirs(NADE, batch=20),
-    "MADE, one order": made(1, 1),
+    "MADE, one order": made(1, 2, 1),
     "TraDE": trade,
     "PixelCNN": theirs(PixelRNN, {"kind": "cnn", "n_channels": 64}, batch=32, rounds=True),
     "Row LSTM": theirs(PixelRNN, {"kind": "row"}, batch=16),

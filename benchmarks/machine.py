@@ -18,9 +18,17 @@ from deformer.train.process import keep_memory
 RESULTS = Path(__file__).parent / "results"
 
 
+def _git(*words: str) -> str:
+    asked = subprocess.run(["git", *words], cwd=RESULTS.parent.parent, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
+
+
+# The code that is imported now, not what is committed while it runs.
+COMMIT = _git("rev-parse", "--short", "HEAD") + "-dirty" * bool(_git("status", "--porcelain", "src", "benchmarks/*.py"))
+
+
 def circumstances() -> dict[str, Any]:
     """Give commit, versions, processor and threads."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
@@ -28,7 +36,7 @@ def circumstances() -> dict[str, Any]:
         else []
     )
     return {
-        "commit": commit.stdout.strip(),
+        "commit": COMMIT,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": names[0] if names else platform.processor(),

@@ -1,8 +1,8 @@
 """Baselines against what their authors published: `python -m benchmarks.published --data FOLDER [--minutes M]`.
 
 Binary sets of the NADE papers, with their own splits: every model is trained, chosen by all validation rows and scored
-on all test rows. Each result is a file in results/published; what is there already, of the same recipe, is not measured
-again. The table holds all that is there of the same minutes and threads, of earlier recipes too.
+on all test rows. Each result is a file in results/published, in a folder for its minutes; what is there already, of the
+same recipe, is not measured again. The table holds all that is there of as many threads, of earlier recipes too.
 """
 
 import argparse
@@ -87,22 +87,22 @@ def main(words: list[str] | None = None) -> None:
     chosen = parser.parse_args(words)
     torch.set_num_threads(chosen.threads)
     keep_memory()
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    folder = chosen.output / f"{chosen.minutes:g}"
+    folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         source = load_source(str(chosen.data / "uci_binary" / f"{name}.npz"))
         for model in chosen.models:
-            path = chosen.output / f"{name} {model}.json"
+            path = folder / f"{name} {model}.json"
             limits = (chosen.minutes, 10**9, ORDERS.get(model, 1))
             required = compare.wanted(source, *limits, MODELS[model](source, chosen.minutes))
             if compare.counted(path, required) is None:
                 result = compare.measure(MODELS[model], source, *limits, n_looked_at=10**9)
                 compare.keep(path, result)
                 print(f"{name}, {model}: {result['nll']:.2f}", flush=True)
-    found = {p.stem: json.loads(p.read_text()) for p in sorted(chosen.output.glob("*.json"))}
-    asked = {"minutes": chosen.minutes, "threads": chosen.threads}
-    results = {name: result for name, result in found.items() if result["wanted"].items() >= asked.items()}
+    found = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+    results = {name: result for name, result in found.items() if result["wanted"]["threads"] == chosen.threads}
     written = table(results, published(chosen.data, "uci_binary"))
-    (chosen.output / "table.md").write_text(written)
+    (folder / "table.md").write_text(written)
     print(written)
 
 

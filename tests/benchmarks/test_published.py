@@ -15,7 +15,7 @@ def test_baselines_stand_beside_what_was_published(tmp_path: Path, capsys: pytes
     (folder / "published.csv").write_text(f"file,{','.join(columns)}\ndna,{','.join(['4.0'] * len(columns))}\n")
     words = ["--data", str(tmp_path), "--only", "dna", "--minutes", "0.002", "--output", str(tmp_path / "out")]
     published.main(words)
-    lines = (tmp_path / "out" / "table.md").read_text().splitlines()[2:]
+    lines = (tmp_path / "out" / "0.002" / "table.md").read_text().splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == columns
     assert all("| 4.00 |" in line and "%" in line for line in lines)
     assert capsys.readouterr().out.count("dna, ") == 8

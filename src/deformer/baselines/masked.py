@@ -37,6 +37,7 @@ class MaskedTransformer(AnyOrderBaseline):
         self.tokens, self.blocks, self.norm = whole.tokens, whole.backbone.blocks, whole.backbone.norm
         self.rotary, self.head, self.neighbours = whole.rotary, whole.head, whole.neighbours
         self.drop = nn.Dropout(dropout)
+        self.eval()
 
     def start(self, rows: Rows) -> None:
         self.head.fit_marginals(rows.values, rows.observed)
