@@ -156,11 +156,15 @@ def main(words: list[str] | None = None) -> None:
         print(f"{name}: {result['nll']:.2f} +- {result['error']:.2f}", flush=True)
     found = {name: counted(folder / f"{name}.json", needed) for name, needed in required.items()}
     results = {name: result for name, result in found.items() if result is not None}
-    (folder / "table.md").write_text(table(results))
+    written = table(results)
+    processors = {name: r["machine"]["cpu"] for name, r in results.items()}
+    if len(set(processors.values())) > 1:
+        written += f"\nOn different processors: {', '.join(f'{name} on {cpu}' for name, cpu in processors.items())}.\n"
+    (folder / "table.md").write_text(written)
     curves = {name: settled(r["minutes"], r["validation_nll"]) for name, r in results.items()}
     axis = f"minutes on {chosen.threads} thread{'s' * (chosen.threads > 1)}"
     (folder / "curves.png").write_bytes(plots.curve(curves, axis, "best validation NLL (nats)"))
-    print(table(results))
+    print(written)
 
 
 if __name__ == "__main__":

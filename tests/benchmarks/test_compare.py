@@ -51,6 +51,29 @@ def test_results_of_another_recipe_do_not_count(tmp_path: Path, name: str) -> No
             assert compare.counted(path, compare.wanted(source, 1.0, 10, 2, model)) is None
 
 
+@pytest.mark.parametrize("key", ["minutes", "rows", "orders", "threads"])
+def test_results_of_other_limits_do_not_count(tmp_path: Path, key: str) -> None:
+    source, path = with_parts(load_source("digits-binary"), 0), tmp_path / "r.json"
+    required = compare.wanted(source, 1.0, 10, 2, contenders.MODELS["NADE"](source, 1.0))
+    compare.keep(path, {"wanted": {**required, key: required[key] + 1}})
+    assert compare.counted(path, required) is None
+
+
+def test_models_of_one_order_are_compared_with_the_deformer_of_one() -> None:
+    def result(nll: float) -> dict[str, Any]:
+        rows = {"nll_by_row": [nll, nll + 1.0], "nll": nll, "error": 0.5, "exact": True, "minutes": [1.0]}
+        return {**rows, "parameters": 1, "rows_per_second": 1.0, "sampling_seconds_of_16": 1.0}
+
+    results = {
+        "deformer": result(5.0),
+        "DeepNADE": result(6.0),
+        "deformer, fixed order": result(3.0),
+        "NADE": result(7.0),
+    }
+    lines = compare.table(results).splitlines()[2:]
+    assert [line.split(" | ")[7] for line in lines] == ["", "+1.00 +- 0.00", "", "+4.00 +- 0.00"]
+
+
 def test_validation_chooses_among_the_variants_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
     told, seen = iter([[3.0, 2.0], [4.0, 1.0], [1.5]]), []
 

@@ -46,7 +46,11 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, x: Batch, orders: Tensor) -> Batch:
-        """Give ln p(x_i | what its row's order puts before i), in column order."""
+        """Give ln p(x_i | what its row's order puts before i), in column order.
+
+        Raises:
+            InputError: The model cannot take an order.
+        """
 
     @abstractmethod
     def draw(self, orders: Tensor, generator: torch.Generator) -> Batch:
@@ -76,13 +80,6 @@ class Baseline(nn.Module, ABC):
         """Estimate the NLL of validation rows in nats, by which weights are chosen."""
         return -self.log_prob(x, generator=generator).mean().item()
 
-    def check(self, orders: Tensor) -> None:
-        """Refuse orders that the model cannot take.
-
-        Raises:
-            InputError: There is one.
-        """
-
     @torch.no_grad()
     def log_prob(
         self, values: Any, orders: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -97,7 +94,6 @@ class Baseline(nn.Module, ABC):
             orders = self.orders(len(x), generator)
         else:
             orders = check_orders(orders, len(x), len(self.schema), complete=True)
-            self.check(orders)
         return torch.cat([self.terms(x[part], orders[part]).sum(-1) for part in self.parts(len(x))])
 
     @torch.no_grad()

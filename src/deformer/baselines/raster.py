@@ -21,14 +21,12 @@ class RasterBaseline(Baseline):
     def orders(self, n: int, generator: torch.Generator | None) -> Tensor:
         return raster_orders(torch.ones(n, len(self.schema), dtype=torch.bool))
 
-    def check(self, orders: Tensor) -> None:
-        if not torch.equal(orders, self.orders(len(orders), torch.Generator())):
-            raise InputError(f"{type(self).__name__} knows one order, that of the columns.")
-
     def loss(self, x: Batch, generator: torch.Generator) -> Tensor:
         return -self.conditionals(x).log_prob(x).sum(-1).mean()
 
     def terms(self, x: Batch, orders: Tensor) -> Batch:
+        if not torch.equal(orders, self.orders(len(orders), None)):
+            raise InputError(f"{type(self).__name__} knows one order, that of the columns.")
         return self.conditionals(x).log_prob(x)
 
     def draw(self, orders: Tensor, generator: torch.Generator) -> Batch:
