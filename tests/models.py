@@ -16,7 +16,7 @@ SCHEMAS = {
     "labels": table_schema(
         [Binary(), Categorical(3), Ordinal(4), Binary(), Categorical(2), Binary(), Binary(), Binary()]
     ),
-    "mixed": table_schema([Binary(), Continuous(3.0, 2.0), Categorical(5), Continuous(), Ordinal(3)]),
+    "mixed": table_schema([Binary(), Continuous(3.0, 2.0, 1.5), Categorical(5), Continuous(), Ordinal(3)]),
     "placed": Schema(
         (
             Feature("a", Binary(), (0.0, 1.0)),
@@ -52,6 +52,8 @@ def random_rows(schema: Schema, n: int, seed: int = 0) -> Tensor:
     for f in schema.features:
         if isinstance(f.domain, Continuous):
             columns.append(torch.randn(n, generator=generator, dtype=torch.float64) * f.domain.scale + f.domain.loc)
+            if f.domain.point_mass is not None:
+                columns[-1][::3] = f.domain.point_mass
         else:
             columns.append(torch.randint(0, f.domain.n_labels, (n,), generator=generator).double())
     return torch.stack(columns, 1)

@@ -445,6 +445,30 @@ def test_dates_are_explained_as_dates() -> None:
     assert density.explain(table[:3]).expected["when"].dtype.kind == "M"
 
 
+def test_a_number_that_is_frequent_among_others_stays_exact() -> None:
+    draws = np.random.default_rng(0)
+    wet = draws.random(600) < 0.5
+    rain = np.where(wet, draws.gamma(2.0, 3.0, 600), 0.0)
+    sensor = np.where(draws.random(600) < 0.2, -999.0, 20 + draws.normal(size=600))
+    table = pd.DataFrame({"sky": np.where(wet, "grey", "blue"), "rain": rain, "sensor": sensor})
+    density = DEformerDensity(**{**TINY, "steps": 150, "network": {"d_model": 32, "n_layers": 2}}).fit(table)
+    assert "often exactly -999" in density.table_.codec.describe()["values"]["sensor"]
+    drawn = density.sample(2000)
+    assert abs((drawn["rain"] == 0).mean() - 0.5) < 0.1
+    assert abs((drawn["sensor"] == -999).mean() - 0.2) < 0.1
+    assert drawn["sensor"][drawn["sensor"] != -999].min() > 10
+    asked = density.conditional(pd.DataFrame({"sky": ["blue", "grey"]}), "rain")
+    assert list(asked.columns) == ["mean", "std", "0.05", "0.5", "0.95", "P(= 0)"]
+    assert asked["P(= 0)"][0] > 0.8 > 0.2 > asked["P(= 0)"][1]
+    assert asked["0.5"][0] == 0 < asked["0.5"][1]
+    dry = pd.DataFrame({"sky": ["blue"], "rain": [0.0]})
+    assert density.log_prob(dry, ["rain"], given=["sky"])[0] < 0  # a probability
+    odd = pd.DataFrame({"sky": ["grey"], "rain": [0.0], "sensor": [20.0]})
+    assert density.explain(odd).row(0).index[0] in ("rain", "sky")
+    imputer = DEformerImputer.from_table(density.table_).set_params(strategy="mode")
+    assert imputer.transform(dry.assign(rain=np.nan))["rain"][0] == 0
+
+
 def test_a_detector_does_not_care_for_units() -> None:
     table = mixed(200)[["size", "price"]]
     scores = [

@@ -124,6 +124,16 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     assert (refused.value.status, refused.value.code) == (404, "not_there")
 
 
+def test_numbers_with_a_point_mass_have_its_probability() -> None:
+    table = TableModel.of(small_model("mixed"))
+    engine = Engine(table, "mixed")
+    told = engine.conditional(engine.frame([{"x0": 1}]), ["x1", "x3"], 1)
+    assert told["x1"]["kind"] == "number"
+    expected = tables.log_prob(table, np.array([[1.0, 1.5] + [np.nan] * 3]), targets=["x1"], given=["x0"])
+    assert told["x1"]["probabilities"]["1.5"] == pytest.approx(math.exp(expected[0]))
+    assert "probabilities" not in told["x3"]
+
+
 def test_conditionals_equal_the_library(client: TestClient, table: TableModel) -> None:
     frame = pd.DataFrame([ROW])
     kinds = tables.conditional(table, frame, "kind", [0.5]).iloc[0]

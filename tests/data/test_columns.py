@@ -102,7 +102,31 @@ def test_fifty_thousand_labels_share_codes_and_their_shares_sum_to_one() -> None
     assert len(set(column.decode(np.full(3, 255.0)))) == 1
 
 
-@pytest.mark.parametrize("column", [LABELS, Levels((0.0, 2.0), 9), Numbers(1.0, 2.0, True, True)])
+def test_a_frequent_number_among_others_is_a_point_mass() -> None:
+    rain = np.where(RANDOM.random(400) < 0.4, 0.0, RANDOM.gamma(2.0, 3.0, 400))
+    sentinel = np.where(RANDOM.random(400) < 0.2, -999.0, RANDOM.normal(20.0, 1.0, 400))
+    for values, mass in ((rain, 0.0), (sentinel, -999.0)):
+        column = numeric_column(values)
+        assert isinstance(column, Numbers)
+        assert column.point_mass == mass
+        assert column.scale == pytest.approx(values[values != mass].std())
+        codes, log_base = column.encode(values)
+        assert column.domain == Continuous(point_mass=codes[values == mass][0])
+        assert (log_base[values == mass] == 0).all()
+        assert (column.decode(codes)[values == mass] == mass).all()
+        assert (column.encode(np.array([mass + 1e-4]))[0] != codes[values == mass][0]).all()
+        assert numeric_column(values, levels=False).domain == Continuous()
+    assert column.encode(np.float32([-999.0, 20.0]))[1][0] == 0
+
+
+def test_rounded_numbers_and_tables_of_few_rows_have_no_point_mass() -> None:
+    assert numeric_column(np.round(RANDOM.normal(0, 10, 500))).domain == Continuous()
+    assert numeric_column(np.append(RANDOM.normal(size=50), [0.0] * 5)).domain == Continuous()
+
+
+@pytest.mark.parametrize(
+    "column", [LABELS, Levels((0.0, 2.0), 9), Numbers(1.0, 2.0, True, True), Numbers(1.0, 2.0, point_mass=0.3)]
+)
 def test_columns_travel_as_json(column: Column) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(column)))) == column
 

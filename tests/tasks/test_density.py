@@ -58,11 +58,16 @@ def test_a_missing_value_is_an_absent_token() -> None:
 
 def test_the_unit_of_a_value_enters_its_density() -> None:
     model = small_model("mixed")
-    assert isinstance(model.schema.features[1].domain, Continuous)
-    x = torch.linspace(-400, 400, 400_001, dtype=torch.float64)
-    conditionals = model.start().predict(torch.ones(1, 1, dtype=torch.long))
-    p = torch.stack([conditionals.log_prob(v.view(1, 1))[0, 0] for v in x[::400]]).exp().sum() * (x[400] - x[0])
-    assert abs(p.item() - 1) < 0.02
+    domain = model.schema.features[1].domain
+    assert isinstance(domain, Continuous)
+    assert domain.point_mass is not None
+    x = torch.linspace(-400, 400, 8001, dtype=torch.float64)
+    conditionals = model.start(len(x)).predict(torch.ones(len(x), 1, dtype=torch.long))
+    log_p = conditionals.log_prob(x[:, None])[:, 0]
+    mass = conditionals.log_prob(torch.full((len(x), 1), domain.point_mass, dtype=torch.float64))[0, 0]
+    assert (log_p.exp().sum() * (x[1] - x[0]) + mass.exp()).item() == pytest.approx(1, abs=0.01)
+    entropy = -(log_p * log_p.exp()).sum() * (x[1] - x[0]) - mass * mass.exp()
+    assert conditionals.entropy()[0, 0].item() == pytest.approx(entropy.item(), abs=0.05)
 
 
 def test_means_and_ensembles_over_orders() -> None:

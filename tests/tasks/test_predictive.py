@@ -18,6 +18,8 @@ COLUMNS: dict[str, Column] = {
     "labels": Labels(("a", "b"), (("c", 2), ("d", 1))),
     "numbers": Numbers(10.0, 2.0),
     "bent": Numbers(10.0, 2.0, bend=True),
+    "mass": Numbers(10.0, 2.0, point_mass=9.0),
+    "bent with a mass": Numbers(10.0, 2.0, bend=True, point_mass=9.0),
 }
 N = 4
 MANY = 20_000
@@ -42,7 +44,7 @@ def drawn(name: str) -> np.ndarray:
     return many.column.decode(codes).reshape(N, MANY)
 
 
-@pytest.mark.parametrize("name", ["levels", "flag", "numbers"])
+@pytest.mark.parametrize("name", ["levels", "flag", "numbers", "mass"])
 def test_moments_are_those_of_draws(name: str) -> None:
     values, p = drawn(name).astype(float), predictive(name)
     error = values.std(1) / math.sqrt(MANY)
@@ -76,7 +78,7 @@ def test_no_value_is_likelier_than_the_mode_of_numbers(name: str) -> None:
         assert (p.log_prob(p.quantile(np.array([q]))[:, 0]) <= likeliest + 0.01).all()
 
 
-@pytest.mark.parametrize("name", ["levels", "flag", "numbers", "bent"])
+@pytest.mark.parametrize("name", ["levels", "flag", "numbers", "bent", "mass", "bent with a mass"])
 def test_quantiles_and_cdf_are_those_of_draws(name: str) -> None:
     values, p, q = drawn(name).astype(float), predictive(name), np.array([0.05, 0.5, 0.9])
     quantiles = p.quantile(q)
@@ -85,6 +87,21 @@ def test_quantiles_and_cdf_are_those_of_draws(name: str) -> None:
         below, upto = (values < at[:, None]).mean(1), (values <= at[:, None]).mean(1)
         assert ((below < probability + 0.02) & (upto > probability - 0.02)).all()
         np.testing.assert_allclose(p.cdf(at), upto, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["mass", "bent with a mass"])
+def test_a_point_mass_is_drawn_asked_and_scored_exactly(name: str) -> None:
+    values, p = drawn(name), predictive(name)
+    told = p.point_mass()
+    assert told is not None
+    assert told[0] == 9.0
+    np.testing.assert_allclose((values == 9.0).mean(1), told[1], atol=0.02)
+    np.testing.assert_allclose(p.log_prob(np.full(N, 9.0)), np.log(told[1]))
+    assert (np.abs(p.log_prob(np.full(N, 9.0 + 1e-5)) - np.log(told[1])) > 1e-3).all()
+    jump = p.cdf(np.full(N, 9.0)) - told[1] / 2
+    assert (np.diagonal(p.quantile(jump)) == 9.0).all()
+    assert ((p.mode() == 9.0) == (told[1] >= 0.5)).all()
+    assert predictive("numbers").point_mass() is None
 
 
 @pytest.mark.parametrize("name", ["levels", "flag", "labels"])

@@ -3,7 +3,8 @@ import torch
 from deformer.data.schema import Binary, Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
-from deformer.train.batches import draw_batch, marginal_entropies
+from deformer.nn.units import Units
+from deformer.train.batches import draw_batch, marginal_entropies, with_noise
 
 
 def rows_of(n: int = 400) -> Rows:
@@ -42,3 +43,16 @@ def test_missing_features_are_never_scored() -> None:
     batch = draw_batch(rows, 0, 0, 0, 400, 5, "random", marginal_entropies(rows))
     assert batch.scored.sum() == rows.observed.sum()
     assert torch.equal(batch.features.sort(-1).values, torch.arange(5).expand(400, -1))
+
+
+def test_noise_spares_labels_and_point_masses() -> None:
+    schema = table_schema([Binary(), Continuous(5.0, 100.0, 3.0), Continuous()])
+    table = torch.tensor([[1.0, 3.0, 3.0], [0.0, 4.0, 3.0]], dtype=torch.float64).repeat(500, 1)
+    batch = draw_batch(as_rows(table, schema), 0, 0, 0, 1000, 3, "raster")
+    noisy = with_noise(batch, Units(schema, lambda n: (0.0, 0.0)), 0.5, generator(0))
+    moved = noisy.values - batch.values
+    assert (moved[:, 0] == 0).all()
+    at_mass = batch.values[:, 1] == 3.0
+    assert (moved[at_mass, 1] == 0).all()
+    assert 40 < moved[~at_mass, 1].std() < 60
+    assert 0.4 < moved[:, 2].std() < 0.6

@@ -246,7 +246,10 @@ def expectations(table: TableModel, strategy: str = "mean") -> dict[str, Callabl
 
 
 def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence[float]) -> pd.DataFrame:
-    """Describe p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles."""
+    """Describe p(column | the row's other values): probabilities of labels or levels, or mean, std and quantiles.
+
+    Where numbers have a point mass, its probability comes last.
+    """
     column = table.codec.columns[table.model.schema.index([target])[0]]
     names, index = values_of(column), table.codec.frame_of(values).index
     if names is not None:
@@ -255,12 +258,18 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
 
     def described(p: Predictive) -> Floats:
-        return np.column_stack([p.mean(), p.std(), p.quantile(q)])
+        mass = [] if (told := p.point_mass()) is None else [told[1]]
+        return np.column_stack([p.mean(), p.std(), p.quantile(q), *mass])
 
-    answers = pd.DataFrame(ask(table, values, target, described), columns=["mean", "std", *map(str, q)])
-    moments = answers.apply(lambda numbers: table.codec.in_units(target, numbers.to_numpy()))
+    heads = ["mean", "std", *map(str, q)]
+    answers = ask(table, values, target, described)
+    numbers = pd.DataFrame(answers[:, : len(heads)], columns=heads)
+    moments = numbers.apply(lambda x: table.codec.in_units(target, x.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
-        moments["std"] = pd.to_timedelta(answers["std"], unit="D")
+        moments["std"] = pd.to_timedelta(numbers["std"], unit="D")
+    if (code := getattr(column.domain, "point_mass", None)) is not None:
+        at = table.codec.in_units(target, column.decode(np.array([code])))[0]
+        moments[f"P(= {at:g})" if isinstance(at, float) else f"P(= {at})"] = answers[:, -1]
     return moments.set_axis(index)
 
 

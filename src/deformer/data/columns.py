@@ -27,6 +27,7 @@ MOST_LEVELS = 256
 FEW_LEVELS, ROWS_PER_FEW, ROWS_PER_LEVEL = 16, 10, 50
 MOST_LABELS = 255
 HEAVY_TAILS = 30.0
+MASS, TIMES_THE_OTHERS = 0.05, 10  # of one number among others: its share, and how much more frequent it is
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Levels:
         return _look_up(np.asarray(self.levels), codes, np.nan)
 
 
-def _alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
+def _alike_in_float32(a: Codes, b: Codes | np.float64) -> npt.NDArray[np.bool_]:
     """Say where one of two numbers is the other one as float32 rounds it."""
     with np.errstate(over="ignore"):
         rounded_a, rounded_b = (x.astype(np.float32).astype(np.float64) for x in (a, b))
@@ -142,7 +143,8 @@ class Numbers:
         loc, scale: Of the codes, (value - loc) / scale.
         bend: Whether a code is asinh of that.
         whole: Whether values are whole numbers, to which a draw is rounded.
-        least, most: Range of the values, which no draw leaves. None: there is no bound.
+        least, most: Range of the values but the point mass, which no draw leaves. None: there is no bound.
+        point_mass: A value with a probability of its own, which stays exact. None: there is none.
     """
 
     loc: float = 0.0
@@ -151,26 +153,42 @@ class Numbers:
     whole: bool = False
     least: float | None = None
     most: float | None = None
+    point_mass: float | None = None
 
     @property
     def domain(self) -> Domain:
-        return Continuous()
+        return Continuous(point_mass=self.code_of_mass)
+
+    @property
+    def code_of_mass(self) -> float | None:
+        """Give the code of the point mass."""
+        if self.point_mass is None:
+            return None
+        t = (self.point_mass - self.loc) / self.scale
+        return math.asinh(t) if self.bend else t
 
     def encode(self, values: Values) -> tuple[Codes, Codes]:
-        t = (values.astype(np.float64) - self.loc) / self.scale
-        log_base = -math.log(self.scale) - (0.5 * np.log1p(t * t) if self.bend else np.zeros(len(t)))
-        return (np.arcsinh(t) if self.bend else t), np.nan_to_num(log_base)
+        numbers = values.astype(np.float64)
+        t = (numbers - self.loc) / self.scale
+        log_base = np.nan_to_num(-math.log(self.scale) - (0.5 * np.log1p(t * t) if self.bend else np.zeros(len(t))))
+        codes, mass = (np.arcsinh(t) if self.bend else t), self.code_of_mass
+        if mass is None:
+            return codes, log_base
+        at_mass = _alike_in_float32(numbers, np.float64(self.point_mass))
+        return np.where(at_mass, mass, codes), np.where(at_mass, 0.0, log_base)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         values = self.loc + self.scale * (np.sinh(codes) if self.bend else codes)
+        if self.point_mass is not None:
+            values = np.where(codes == self.code_of_mass, self.point_mass, values)
         if draw is None:
             return values
         return self.within(np.round(values) if self.whole else values)
 
     def within(self, values: Values) -> Values:
-        """Move values that lie outside of the range to its ends."""
+        """Move values that lie outside of the range, and are not the point mass, to its ends."""
         bounds = (-np.inf if self.least is None else self.least), (np.inf if self.most is None else self.most)
-        inside: Values = np.clip(values, *bounds)
+        inside: Values = np.where(values == self.point_mass, values, np.clip(values, *bounds))
         return inside
 
 
@@ -253,24 +271,32 @@ def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> L
     """Choose how to code one of several columns, which holds numbers, NaN where missing.
 
     With `levels` few distinct values become levels: up to sixteen with ten rows to each, more only with fifty, since
-    else nearness tells of the rare ones. A fourth moment far above a Gaussian's bends the scale, whose unit is then
-    that of the middle half of the values, which outliers do not move.
+    else nearness tells of the rare ones; of others, one that is frequent becomes a point mass. A fourth moment far
+    above a Gaussian's bends the scale, whose unit is then that of the middle half of the values, which outliers do not
+    move.
     """
     known = np.sort(values[np.isfinite(values)].astype(np.float64))
     if not len(known):
         return Nothing()
-    distinct = np.unique(known)
+    distinct, counts = np.unique(known, return_counts=True)
     learnable = max(min(FEW_LEVELS, len(known) / ROWS_PER_FEW), len(known) / ROWS_PER_LEVEL)
     if levels and len(distinct) <= min(MOST_LEVELS, max(2, learnable)):
         return Levels(tuple(distinct.tolist()), len(known) * n_columns)
-    low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
-    spread = float(known.std()) if len(distinct) > 1 else abs(float(known[0])) or 1.0
-    robust = float(high - low) / 1.35
-    kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
     whole = bool((known == np.floor(known)).all())
-    bend = kurtosis >= HEAVY_TAILS
-    unit = (float(loc), robust or spread) if bend else (float(known.mean()), spread)
-    return Numbers(*unit, bend, whole, float(known[0]), float(known[-1]))
+    frequent, share = float(distinct[counts.argmax()]), counts.max() / len(known)
+    mass = frequent if levels and share >= MASS and share * len(distinct) >= TIMES_THE_OTHERS else None
+    rest = known if mass is None else known[known != mass]
+    return Numbers(*_unit(rest), whole, float(rest[0]), float(rest[-1]), mass)
+
+
+def _unit(known: Codes) -> tuple[float, float, bool]:
+    """Choose loc and scale of numbers, and whether to bend it."""
+    low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
+    spread = float(known.std()) if known.min() < known.max() else abs(float(known[0])) or 1.0
+    kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
+    if kurtosis >= HEAVY_TAILS:
+        return float(loc), float(high - low) / 1.35 or spread, True
+    return float(known.mean()), spread, False
 
 
 def spell_label(value: Any, known: Collection[Hashable]) -> str:

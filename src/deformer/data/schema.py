@@ -48,14 +48,24 @@ class Ordinal:
 
 @dataclass(frozen=True)
 class Continuous:
-    """Real values; the model sees (value - loc) / scale, and densities are per unit of the value itself."""
+    """Real values; the model sees (value - loc) / scale, and densities are per unit of the value itself.
+
+    Args:
+        point_mass: A value with a probability of its own: a zero among amounts, the end of a sensor's range. None:
+            there is none.
+    """
 
     loc: float = 0.0
     scale: float = 1.0
+    point_mass: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("loc", "scale"):  # NumPy's numbers cannot be written as JSON
             object.__setattr__(self, name, float(getattr(self, name)))
+        if self.point_mass is not None:
+            object.__setattr__(self, "point_mass", float(self.point_mass))
+            if not math.isfinite(self.point_mass):
+                raise InputError(f"Continuous.point_mass must be finite, not {self.point_mass}.")
         if not (self.scale > 0 and abs(self.loc) < float("inf") and self.scale < float("inf")):
             raise InputError(
                 f"Continuous needs a finite loc and a positive finite scale, not {self.loc}, {self.scale}."

@@ -253,3 +253,56 @@ class Mixture:
         q = torch.quantile(some, (torch.arange(k, dtype=torch.float64, device=x.device) + 0.5) / k)
         spread = (x.double().std(correction=0) / k).clamp(min=1e-3)
         return torch.cat([torch.zeros_like(q), q, spread.log().expand(k)]).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Inflated(Mixture):
+    """A mixture in which 0 has a probability of its own; one more parameter, its log-odds.
+
+    The log-probability of 0 is that of a probability, of any other value that of a density.
+    """
+
+    @property
+    def n_params(self) -> int:
+        return super().n_params + 1
+
+    def _apart(self, params: Params) -> tuple[Tensor, Tensor]:
+        """Give the log-odds of 0, and the parameters of all else."""
+        return params[:, -1], params[:, :-1]
+
+    def log_prob(self, params: Params, x: Values) -> Values:
+        odds, rest = self._apart(params)
+        return torch.where(x == 0, F.logsigmoid(odds), F.logsigmoid(-odds) + super().log_prob(rest, x))
+
+    def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
+        odds, rest = self._apart(params)
+        drawn = super().sample(rest, generator, temperature)
+        return torch.where(_uniform(odds, generator) < torch.sigmoid(odds / temperature), 0.0, drawn)
+
+    def mean(self, params: Params) -> Values:
+        odds, rest = self._apart(params)
+        return torch.sigmoid(-odds) * super().mean(rest)
+
+    def variance(self, params: Params) -> Values:
+        odds, rest = self._apart(params)
+        return torch.sigmoid(-odds) * (super().variance(rest) + torch.sigmoid(odds) * super().mean(rest) ** 2)
+
+    def mode(self, params: Params) -> Values:
+        """Give 0 if it has half of the probability, else the highest point of the density."""
+        odds, rest = self._apart(params)
+        return torch.where(odds >= 0, 0.0, super().mode(rest))
+
+    def cdf(self, params: Params, x: Values, above: bool = False) -> Values:
+        """Give the probability of a value up to x, or from it on."""
+        odds, rest = self._apart(params)
+        reached = x <= 0 if above else x >= 0
+        return torch.sigmoid(-odds) * super().cdf(rest, x, above) + torch.sigmoid(odds) * reached
+
+    def entropy(self, params: Params) -> Values:
+        odds, rest = self._apart(params)
+        return Bernoulli().entropy(odds[:, None]) + torch.sigmoid(-odds) * super().entropy(rest)
+
+    def marginal(self, x: Values) -> Float[Tensor, "n_params"]:
+        rest = x[x != 0]
+        odds = torch.logit(((x == 0).sum() + 0.5) / (len(x) + 1))
+        return torch.cat([super().marginal(rest if len(rest) else x), odds[None].to(x.dtype)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deformer.data.schema import Binary, Continuous, Domain, Ordinal, Schema
 from deformer.errors import InputError
-from deformer.nn.families import Bernoulli, Family, Labels, Mixture, Values
+from deformer.nn.families import Bernoulli, Family, Inflated, Labels, Mixture, Values
 from deformer.nn.linear import linear_per_slot
 from deformer.nn.units import Units
 
@@ -53,6 +53,15 @@ class Packed:
 
         at = None if self.at is None else (n * self.at[:, None] + torch.arange(n, device=self.at.device)).flatten()
         return Packed(self.family, self.params.repeat_interleave(n, 0), at, each(self.loc), each(self.scale))
+
+    def log_prob(self, x: Tensor) -> Values:
+        z = self.standardise(x)
+        per_unit = (z != 0) if isinstance(self.family, Inflated) else 1.0
+        return self.family.log_prob(self.params, z) - per_unit * self.log_scale()
+
+    def entropy(self) -> Values:
+        per_unit = torch.sigmoid(-self.params[:, -1]) if isinstance(self.family, Inflated) else 1.0
+        return self.family.entropy(self.params) + per_unit * self.log_scale()
 
     def log_scale(self) -> Values | float:
         return 0.0 if self.scale is None else self.scale.log().to(self.params.dtype)
@@ -122,7 +131,7 @@ class Conditionals:
 
     def log_prob(self, values: Given) -> Queries:
         """Return ln p(values | evidence) in nats; for continuous features, a log-density per unit of the value."""
-        return self._map(lambda p, x: p.family.log_prob(p.params, p.standardise(_given(x))) - p.log_scale(), values)
+        return self._map(lambda p, x: p.log_prob(_given(x)), values)
 
     def cdf(self, values: Given) -> Queries:
         """Return P(feature <= value | evidence)."""
@@ -152,7 +161,7 @@ class Conditionals:
 
     def entropy(self) -> Queries:
         """Return the entropy in nats; for continuous features, differential entropy in units of the data."""
-        return self._map(lambda p, _: p.family.entropy(p.params) + p.log_scale())
+        return self._map(lambda p, _: p.entropy())
 
 
 def _given(x: Tensor | None) -> Tensor:
@@ -165,7 +174,8 @@ def family_of(domain: Domain, n_components: int, mixture: str) -> Family:
     if isinstance(domain, Binary):
         return Bernoulli()
     if isinstance(domain, Continuous):
-        return Mixture(n_components, "gaussian" if mixture == "gaussian" else "logistic")
+        kind = Mixture if domain.point_mass is None else Inflated
+        return kind(n_components, "gaussian" if mixture == "gaussian" else "logistic")
     if isinstance(domain, Ordinal):
         return Labels(domain.n_labels, ordered=True)
     return Labels(_padded(domain.n_labels))
@@ -247,7 +257,7 @@ class Head(nn.Module):
         for k, members in enumerate(columns):
             kind_of[members] = k
         self.register_buffer("kind_of", kind_of, persistent=False)
-        self.units = Units(schema)
+        self.units = Units(schema, from_point_mass=True)
 
     @staticmethod
     def _share(schema: Schema, column: int, family: Family) -> int:

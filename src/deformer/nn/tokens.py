@@ -65,7 +65,8 @@ class EmbeddingTokens(nn.Module):
 
     An identity is the sum of one embedding per coordinate, of one per feature, or both. A label is an entry in a table,
     the feature's own where its identity is learned, shared where it has only coordinates. A continuous value enters
-    through waves of several lengths, and so does the place of an ordinal label beside its entry in the table.
+    through waves of several lengths, and so does the place of an ordinal label beside its entry in the table; a point
+    mass has an entry beside its waves.
     """
 
     n_waves = 5
@@ -102,7 +103,7 @@ class EmbeddingTokens(nn.Module):
         offsets, shared, total = [], {}, 0
         stds: list[float] = []
         for f in schema.features:
-            size = getattr(f.domain, "n_labels", 1)
+            size = 1 + (f.domain.point_mass is not None) if isinstance(f.domain, Continuous) else f.domain.n_labels
             key = f.name if f.learned else f.domain
             if key not in shared:
                 shared[key], total = total, total + size
@@ -141,7 +142,7 @@ class EmbeddingTokens(nn.Module):
 
     def u(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tokens:
         numeric = hasattr(self, "number")
-        labels = torch.where(self.is_number[features], 0, values) if numeric else values
+        labels = torch.where(self.is_number[features], self._masses(features, values), values) if numeric else values
         u = self._identities(features) + F.embedding(self.offsets[features] + labels.long(), self.label)
         if not numeric:
             return u
@@ -151,6 +152,10 @@ class EmbeddingTokens(nn.Module):
         with torch.autocast(u.device.type, enabled=False):  # numbers need more digits than bfloat16 has
             told = linear_per_slot(self._waves(x), self.slots[features[at]], self.number, nothing)
         return u.index_put(at, u[at] + told.to(u.dtype))
+
+    def _masses(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tensor | int:
+        """Give the entries of numbers: 1 for those at a point mass, 0 for all others."""
+        return self.units.at_point_mass(values, features).to(values.dtype) if self.units.has_point_masses else 0
 
     def _waves(self, x: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens inputs"]:
         x = x.clamp(-1e4, 1e4)  # a far outlier must not drown the rest of its row

@@ -94,7 +94,8 @@ class Predictive:
     def mode(self) -> Values:
         """Give the likeliest value; of numbers, the likeliest of those that single orders find.
 
-        On a bent scale, which moves modes, the middles of slices are looked at as well.
+        On a bent scale, which moves modes, the middles of slices are looked at as well. A point mass counts if half of
+        the probability is there.
         """
         if getattr(self.column.domain, "n_labels", None) is not None:
             shares = self.column.largest_shares() if isinstance(self.column, Labels) else 1.0
@@ -103,9 +104,19 @@ class Predictive:
         if self._is_bent:
             found = np.concatenate([found, self._number_quantiles(SLICES).T])
         values = np.stack([self.column.decode(codes) for codes in found])
-        best = np.stack([self.log_prob(row) for row in values]).argmax(0)
-        likeliest: Values = values[best, np.arange(len(best))]
-        return likeliest
+        density, mass = np.stack([self.log_prob(row) for row in values]), self.point_mass()
+        if mass is not None:
+            density[values == mass[0]] = -np.inf  # what is known there is no density
+        likeliest: Values = values[density.argmax(0), np.arange(values.shape[1])]
+        return likeliest if mass is None else np.where(mass[1] >= 0.5, mass[0], likeliest)
+
+    def point_mass(self) -> tuple[float, Codes] | None:
+        """Give the number that has a probability of its own, and that probability; None where there is none."""
+        code: float | None = getattr(self.column.domain, "point_mass", None)
+        if code is None:
+            return None
+        codes = np.full(self.conditionals.shape[0] // self.n_orders, code)
+        return float(self.column.decode(codes[:1])[0]), np.exp(self.log_prob_of_codes(codes))
 
     def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Give the quantiles of numbers or levels at probabilities q, (batch, len(q)).
@@ -117,7 +128,11 @@ class Predictive:
         if not (len(q) and ((q > 0) & (q < 1)).all()):
             raise InputError(f"Quantiles must lie between 0 and 1, not {q.tolist()}.")
         codes = self._number_quantiles(q) if self._levels is None else self._level_quantiles(q)
-        return np.stack([self.column.decode(c) for c in codes.T], 1)
+        values = np.stack([self.column.decode(c) for c in codes.T], 1)
+        if (mass := self.point_mass()) is None:
+            return values
+        up_to = self.cdf(np.full(len(values), mass[0]))[:, None]
+        return np.where((up_to - mass[1][:, None] < q) & (q <= up_to), mass[0], values)
 
     def entropy(self) -> Codes:
         """Give the entropy of the code in nats, averaged over orders: what -ln p(code) is expected to be."""

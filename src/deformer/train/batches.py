@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from deformer.data.orders import permute, random_orders, raster_orders
-from deformer.data.schema import Continuous, Schema
+from deformer.data.schema import Continuous
 from deformer.data.seeds import generator
 from deformer.data.table import Rows
+from deformer.nn.units import Units
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ def draw_batch(
     return Batch(laid, permute(picked.values, laid), permute(picked.observed, laid))
 
 
-def spreads(schema: Schema) -> Float[Tensor, "features"]:
-    """Give the scale of every continuous feature's domain, and 0 for all others."""
-    return torch.tensor([f.domain.scale if isinstance(f.domain, Continuous) else 0.0 for f in schema.features])
+def with_noise(batch: Batch, units: Units, deviation: float, generator: torch.Generator) -> Batch:
+    """Add Gaussian noise to values that are no point mass.
 
-
-def with_noise(batch: Batch, deviations: Float[Tensor, "features"], generator: torch.Generator) -> Batch:
-    """Add Gaussian noise to values, by the deviation of each feature."""
+    Args:
+        units: What the deviation is in; those of labels have scale 0.
+    """
     noise = torch.randn(batch.values.shape, generator=generator, dtype=torch.float64)
-    return Batch(batch.features, batch.values + deviations[batch.features] * noise, batch.scored)
+    noise *= deviation * units.scale[batch.features]
+    noise.masked_fill_(units.at_point_mass(batch.values, batch.features), 0)
+    return Batch(batch.features, batch.values + noise, batch.scored)
 
 
 def _chosen(

@@ -22,8 +22,9 @@ from deformer.data.table import Rows, subset
 from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
+from deformer.nn.units import Units
 from deformer.tasks.density import log_prob, nll
-from deformer.train.batches import draw_batch, marginal_entropies, spreads, with_noise
+from deformer.train.batches import draw_batch, marginal_entropies, with_noise
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
 from deformer.train.launch import launch, wants_bfloat16
@@ -136,7 +137,7 @@ class _Fitting:
         self.model, self.rows, self.config, self.directory, self.fabric = model, rows, config, directory, fabric
         picked = generator(config.seed, "validation rows")
         self.validation = None if validation is None else subset(validation, config.validation_rows, picked)
-        self.noise = config.noise * spreads(rows.schema)
+        self.units = Units(rows.schema, lambda n: (0.0, 0.0))
         self.n_observed = float(rows.observed.sum(-1, dtype=torch.float64).mean())
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
         self.state = Run()
@@ -224,7 +225,7 @@ class _Fitting:
         seen = (state.step, state.rows_seen)
         batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
         if config.noise:
-            batch = with_noise(batch, self.noise, generator(config.seed, "noise", state.step))
+            batch = with_noise(batch, self.units, config.noise, generator(config.seed, "noise", state.step))
         rank, n_parts = self.fabric.global_rank, self.fabric.world_size
         count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
         own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))

@@ -37,23 +37,25 @@ class FieldError(InputError):
 
 @dataclass(frozen=True)
 class Distribution:
-    """What is predicted of one feature: probabilities of its values, or mean, deviation and quantiles."""
+    """What is predicted of one feature: probabilities of its values; of numbers mean, deviation and quantiles.
 
-    probabilities: Mapping[Hashable, float] | None = None
+    Numbers may have one value with a probability.
+    """
+
+    probabilities: Mapping[Hashable, float]
     mean: float = 0.0
     std: float = 0.0
     quantiles: Sequence[float] = ()
 
     def spell(self, dtype: Any) -> dict[str, Any]:
         """Write it as JSON can hold it, in the units of a column of this type."""
-        if self.probabilities is not None:
-            return {
-                "kind": "discrete",
-                "probabilities": {_key(spell(v, dtype)): p for v, p in self.probabilities.items()},
-            }
+        probabilities = {_key(spell(v, dtype)): p for v, p in self.probabilities.items()}
+        if not self.quantiles:
+            return {"kind": "discrete", "probabilities": probabilities}
         quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
+        told = {"mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
         kind = "moment" if is_moment(dtype) else "number"
-        return {"kind": kind, "mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
+        return {"kind": kind, **told, **({"probabilities": probabilities} if probabilities else {})}
 
 
 def _key(value: Any) -> str:
@@ -66,8 +68,13 @@ def distributions(predictive: Predictive) -> list[Distribution]:
     values = values_of(predictive.column)
     if values is not None:
         return [Distribution(dict(zip(values, p.tolist(), strict=True))) for p in predictive.probabilities()]
-    numbers = zip(predictive.mean(), predictive.std(), predictive.quantile(np.array(QUANTILES)), strict=True)
-    return [Distribution(None, float(m), float(s), q.tolist()) for m, s, q in numbers]
+    mean, std, quantiles = predictive.mean(), predictive.std(), predictive.quantile(np.array(QUANTILES))
+    mass = predictive.point_mass()
+    masses: list[Mapping[Hashable, float]] = [{}] * len(mean)
+    if mass is not None:
+        masses = [{mass[0]: p} for p in mass[1].tolist()]
+    numbers = zip(masses, mean.tolist(), std.tolist(), quantiles.tolist(), strict=True)
+    return [Distribution(*described) for described in numbers]
 
 
 def spell(value: Any, dtype: Any) -> Any:

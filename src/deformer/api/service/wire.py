@@ -97,7 +97,10 @@ class ConditionalRequest(Request):
 
 
 class Distribution(BaseModel):
-    """Probabilities of labels or levels; or mean, deviation (of moments in days) and quantiles."""
+    """Probabilities of labels or levels; or mean, deviation (of moments in days) and quantiles.
+
+    Numbers with a point mass have its probability as well.
+    """
 
     kind: Literal["discrete", "number", "moment"]
     probabilities: dict[str, float] | None = None

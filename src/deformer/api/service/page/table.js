@@ -152,7 +152,14 @@ function write(feature, value) {
 const short = (x) => (x === null ? "unknown" : typeof x === "string" ? x.slice(0, 10) : Number(Number(x).toPrecision(4)).toString());
 
 function words(d) {
-  if (d.kind !== "discrete") return `about ${short(d.quantiles["0.5"])}, 90 % between ${short(d.quantiles["0.05"])} and ${short(d.quantiles["0.95"])}`;
+  if (d.kind !== "discrete") {
+    const range = `about ${short(d.quantiles["0.5"])}, 90 % between ${short(d.quantiles["0.05"])} and ${short(d.quantiles["0.95"])}`;
+    return d.probabilities ? `${range}; ${likeliest(d)}` : range;
+  }
+  return likeliest(d);
+}
+
+function likeliest(d) {
   return Object.entries(d.probabilities)
     .sort((a, b) => b[1] - a[1])
     .slice(0, 3)
