@@ -18,6 +18,11 @@ COLUMNS = {
     "few sizes": (["2XL", "3XL"] * 60, None),
     "postal codes": ([f"0{1000 + i}" for i in range(N)] * 2, None),
     "real numbers": (np.random.default_rng(0).normal(size=N), None),
+    "what stands for missing": ([*np.linspace(5, 30, N), *[-999] * 5], "'x' is often -999"),
+    "years, some far ahead": ([*range(1960, 1960 + N), *[9999] * 9], "'x' is often 9999"),
+    "no rain": ([*np.linspace(0.1, 30, N), *[0.0] * 40], None),
+    "one far out": ([*np.linspace(5, 30, N), -999.0], None),
+    "codes far apart": ([1, 2, 3, 99] * 40, None),
     "nothing": ([None] * N, None),
 }
 

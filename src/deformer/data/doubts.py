@@ -1,4 +1,4 @@
-"""Doubts: columns of text that are taken for labels, and look like something else."""
+"""Doubts: columns that look like something else than what they are taken for."""
 
 import re
 import shlex
@@ -12,6 +12,7 @@ from deformer.data.chunks import CODE
 MOSTLY = 0.9  # of a column's cells
 MANY = 20  # rows or distinct texts, below which they may well be labels
 LOOKED_AT = 10_000  # cells
+OFTEN, TIMES = 0.01, 5  # share and count of one number among a column's
 DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([ T].*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}")
 AMOUNT = re.compile(r"[$€£¥]?\s?[+-]?\d[\d.,]*\s?(%|[$€£¥]|[A-Za-z]{1,3})?")
 
@@ -28,6 +29,8 @@ def doubts(frame: pd.DataFrame, sure: Collection[str] = ()) -> Iterator[str]:
         elif _names_rows(frame[name]):
             hint = f"--id {shlex.quote(str(name))} on the command line"
             yield f"Every value of {name!r} differs; if it names rows, leave it out ({hint})."
+        elif (number := _far_off(frame[name])) is not None:
+            yield f"{name!r} is often {number:g}, far from its other numbers; if that means missing, leave it empty."
 
 
 def _seems(series: "pd.Series[Any]") -> str | None:
@@ -60,3 +63,16 @@ def _names_rows(series: "pd.Series[Any]") -> bool:
     if pd.api.types.is_integer_dtype(series):
         return bool((series.diff().iloc[1:] == 1).all())
     return bool(pd.api.types.is_string_dtype(series) and series.is_unique)
+
+
+def _far_off(series: "pd.Series[Any]") -> float | None:
+    """Give the most frequent number if it is far from all others, as -999 is that stands for missing."""
+    known = series.dropna()
+    if len(known) <= MANY or not pd.api.types.is_numeric_dtype(known) or pd.api.types.is_bool_dtype(known):
+        return None
+    number, count = next(iter(known.value_counts().items()))
+    others = known[known != number]
+    if count < max(TIMES, OFTEN * len(known)) or others.nunique() < MANY:
+        return None
+    room = others.max() - others.min()
+    return float(number) if number < others.min() - room or number > others.max() + room else None
