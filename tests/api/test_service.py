@@ -30,7 +30,10 @@ from deformer.api.service.run import open_engine
 from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.client import Client, ServiceError
+from deformer.data.columns import Numbers
+from deformer.data.frames import Codec
 from deformer.errors import InputError
+from deformer.nn.model import new_model
 from deformer.tasks.density import log_prob
 from deformer.tasks.streaming import Session
 
@@ -132,6 +135,18 @@ def test_numbers_with_a_point_mass_have_its_probability() -> None:
     expected = tables.log_prob(table, np.array([[1.0, 1.5] + [np.nan] * 3]), targets=["x1"], given=["x0"])
     assert told["x1"]["probabilities"]["1.5"] == pytest.approx(math.exp(expected[0]))
     assert "probabilities" not in told["x3"]
+
+
+def test_a_point_mass_may_lie_too_far_out_for_any_other_number() -> None:
+    codec = Codec(("a",), (Numbers(point_mass=9.97e36),), (np.dtype(np.float64),))
+    engine = Engine(TableModel(codec, new_model(codec.schema).eval()), "a")
+    [score], _ = engine.score(engine.frame([{"a": 9.97e36}]), 1)
+    assert score["mean_over_orders"] < 0
+    engine.check_arrival("a", 9.97e36)
+    with pytest.raises(FieldError, match="too far out"):
+        engine.frame([{"a": 9.97e35}])
+    with pytest.raises(FieldError, match="too far out"):
+        engine.check_arrival("a", 9.97e35)
 
 
 def test_conditionals_equal_the_library(client: TestClient, table: TableModel) -> None:

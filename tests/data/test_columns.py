@@ -116,7 +116,27 @@ def test_a_frequent_number_among_others_is_a_point_mass() -> None:
         assert (column.decode(codes)[values == mass] == mass).all()
         assert (column.encode(np.array([mass + 1e-4]))[0] != codes[values == mass][0]).all()
         assert numeric_column(values, levels=False).domain == Continuous()
-    assert column.encode(np.float32([-999.0, 20.0]))[1][0] == 0
+
+
+def test_a_point_mass_is_told_from_what_lies_beside_it() -> None:
+    far = np.append(1e8 + RANDOM.normal(size=900), [1e8] * 100)
+    column = numeric_column(far)
+    assert isinstance(column, Numbers)
+    assert column.point_mass == 1e8
+    codes, log_base = column.encode(far)
+    assert (codes == column.code_of_mass).sum() == (log_base == 0).sum() == 100
+    tenth = Numbers(5.0, 2.0, point_mass=0.1)
+    codes, log_base = tenth.encode(np.array([np.float32(0.1), 0.1, 0.1 + 1e-6]))
+    assert (codes == tenth.code_of_mass).tolist() == (log_base == 0).tolist() == [True, True, False]
+    assert (tenth.decode(codes)[:2] == 0.1).all()
+    bent = Numbers(50.0, 3.0, bend=True, point_mass=-1.0)
+    assert bent.decode(bent.encode(np.array([-1.0, 7.0]))[0]) == pytest.approx([-1.0, 7.0])
+
+
+def test_draws_of_whole_numbers_do_not_become_the_point_mass() -> None:
+    counts = Numbers(50.0, 30.0, whole=True, least=1.0, most=200.0, point_mass=0.0)
+    drawn = np.array([(x - 50) / 30 for x in (0.3, -0.4, -2.0, 300.0, 0.0)])
+    assert counts.decode(drawn, RANDOM.random).tolist() == [1.0, 1.0, 1.0, 200.0, 0.0]
 
 
 def test_rounded_numbers_and_tables_of_few_rows_have_no_point_mass() -> None:

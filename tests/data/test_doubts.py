@@ -20,6 +20,8 @@ COLUMNS = {
     "real numbers": (np.random.default_rng(0).normal(size=N), None),
     "what stands for missing": ([*np.linspace(5, 30, N), *[-999] * 5], "'x' is often -999"),
     "years, some far ahead": ([*range(1960, 1960 + N), *[9999] * 9], "'x' is often 9999"),
+    "two that stand for missing": ([*np.linspace(5, 30, N), *[-999] * 5, *[-9999] * 3], "'x' is often -999"),
+    "dark pixels": (np.array([*range(1, 200), *[0] * 50], np.uint8), None),
     "no rain": ([*np.linspace(0.1, 30, N), *[0.0] * 40], None),
     "one far out": ([*np.linspace(5, 30, N), -999.0], None),
     "codes far apart": ([1, 2, 3, 99] * 40, None),
@@ -30,7 +32,7 @@ COLUMNS = {
 @pytest.mark.parametrize("name", COLUMNS)
 def test_what_may_be_something_else_is_said(name: str) -> None:
     values, says = COLUMNS[name]
-    frame = pd.DataFrame({"x": list(values)})
+    frame = pd.DataFrame({"x": values if isinstance(values, np.ndarray) else list(values)})
     told = list(doubts(frame))
     if says is None:
         assert not told

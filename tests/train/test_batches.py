@@ -46,13 +46,13 @@ def test_missing_features_are_never_scored() -> None:
 
 
 def test_noise_spares_labels_and_point_masses() -> None:
-    schema = table_schema([Binary(), Continuous(5.0, 100.0, 3.0), Continuous()])
-    table = torch.tensor([[1.0, 3.0, 3.0], [0.0, 4.0, 3.0]], dtype=torch.float64).repeat(500, 1)
+    schema = table_schema([Binary(), Continuous(5.0, 100.0, 0.1), Continuous()])
+    table = torch.tensor([[1.0, 0.1, 3.0], [0.0, 4.0, 3.0]]).repeat(500, 1)
     batch = draw_batch(as_rows(table, schema), 0, 0, 0, 1000, 3, "raster")
     noisy = with_noise(batch, Units(schema, lambda n: (0.0, 0.0)), 0.5, generator(0))
     moved = noisy.values - batch.values
     assert (moved[:, 0] == 0).all()
-    at_mass = batch.values[:, 1] == 3.0
+    at_mass = batch.values[:, 1] != 4.0
     assert (moved[at_mass, 1] == 0).all()
     assert 40 < moved[~at_mass, 1].std() < 60
     assert 0.4 < moved[:, 2].std() < 0.6

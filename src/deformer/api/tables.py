@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deformer.api.defaults import suited
 from deformer.config import ModelConfig, TrainConfig, check_names
-from deformer.data.columns import Column, Labels, Nothing, has_order, values_of
+from deformer.data.columns import Column, Labels, Nothing, has_order, point_mass, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
@@ -255,11 +255,11 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     if names is not None:
         heads = table.codec.in_units(target, np.asarray(names)) if has_order(column) else names
         return pd.DataFrame(ask(table, values, target, Predictive.probabilities), index, list(heads))
-    q = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+    q, mass = np.atleast_1d(np.asarray(quantiles, dtype=np.float64)), point_mass(column)
 
     def described(p: Predictive) -> Floats:
-        mass = [] if (told := p.point_mass()) is None else [told[1]]
-        return np.column_stack([p.mean(), p.std(), p.quantile(q), *mass])
+        share = [] if (told := p.point_mass()) is None else [told[1]]
+        return np.column_stack([p.mean(), p.std(), p.quantile(q), *share])
 
     heads = ["mean", "std", *map(str, q)]
     answers = ask(table, values, target, described)
@@ -267,9 +267,9 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     moments = numbers.apply(lambda x: table.codec.in_units(target, x.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
         moments["std"] = pd.to_timedelta(numbers["std"], unit="D")
-    if (code := getattr(column.domain, "point_mass", None)) is not None:
-        at = table.codec.in_units(target, column.decode(np.array([code])))[0]
-        moments[f"P(= {at:g})" if isinstance(at, float) else f"P(= {at})"] = answers[:, -1]
+    if mass is not None:
+        at = table.codec.in_units(target, np.array([mass[1]]))[0]
+        moments[f"P(= {at:.15g})" if isinstance(at, float) else f"P(= {at})"] = answers[:, -1]
     return moments.set_axis(index)
 
 

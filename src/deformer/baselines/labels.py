@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from deformer.data.schema import Binary, Schema
 from deformer.errors import InputError
 from deformer.nn import families
-from deformer.nn.heads import Conditionals, Packed
+from deformer.nn.heads import Conditionals
+from deformer.nn.packed import Packed
 
 
 class Labels(nn.Module):

@@ -14,7 +14,8 @@ from deformer.data.schema import Binary, Continuous, Schema
 from deformer.data.table import Rows
 from deformer.errors import InputError
 from deformer.nn.families import Bernoulli, Family, Labels
-from deformer.nn.heads import Conditionals, Packed
+from deformer.nn.heads import Conditionals
+from deformer.nn.packed import Packed
 
 Images = Float[Tensor, "batch _ height width"]
 

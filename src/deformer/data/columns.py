@@ -63,12 +63,15 @@ class Levels:
         return _look_up(np.asarray(self.levels), codes, np.nan)
 
 
-def _alike_in_float32(a: Codes, b: Codes | np.float64) -> npt.NDArray[np.bool_]:
+def _alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
     """Say where one of two numbers is the other one as float32 rounds it."""
-    with np.errstate(over="ignore"):
-        rounded_a, rounded_b = (x.astype(np.float32).astype(np.float64) for x in (a, b))
-    alike: npt.NDArray[np.bool_] = (rounded_a == b) | (a == rounded_b)
+    alike: npt.NDArray[np.bool_] = (_in_float32(a) == b) | (a == _in_float32(b))
     return alike
+
+
+def _in_float32(x: Codes) -> Codes:
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -165,30 +168,29 @@ class Numbers:
         if self.point_mass is None:
             return None
         t = (self.point_mass - self.loc) / self.scale
-        return math.asinh(t) if self.bend else t
+        return round(math.asinh(t), 9) if self.bend else t  # platforms do not agree on the last digit of asinh
 
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         numbers = values.astype(np.float64)
         t = (numbers - self.loc) / self.scale
         log_base = np.nan_to_num(-math.log(self.scale) - (0.5 * np.log1p(t * t) if self.bend else np.zeros(len(t))))
         codes, mass = (np.arcsinh(t) if self.bend else t), self.code_of_mass
-        if mass is None:
+        if mass is None or self.point_mass is None:
             return codes, log_base
-        at_mass = _alike_in_float32(numbers, np.float64(self.point_mass))
+        spelled = np.array([self.point_mass])
+        at_mass = (codes == mass) | np.isin(numbers, [*spelled, *_in_float32(spelled)])
         return np.where(at_mass, mass, codes), np.where(at_mass, 0.0, log_base)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         values = self.loc + self.scale * (np.sinh(codes) if self.bend else codes)
-        if self.point_mass is not None:
-            values = np.where(codes == self.code_of_mass, self.point_mass, values)
-        if draw is None:
-            return values
-        return self.within(np.round(values) if self.whole else values)
+        if draw is not None:
+            values = self.within(np.round(values) if self.whole else values)
+        return values if self.point_mass is None else np.where(codes == self.code_of_mass, self.point_mass, values)
 
     def within(self, values: Values) -> Values:
-        """Move values that lie outside of the range, and are not the point mass, to its ends."""
+        """Move values that lie outside of the range to its ends."""
         bounds = (-np.inf if self.least is None else self.least), (np.inf if self.most is None else self.most)
-        inside: Values = np.where(values == self.point_mass, values, np.clip(values, *bounds))
+        inside: Values = np.clip(values, *bounds)
         return inside
 
 
@@ -254,6 +256,12 @@ def values_of(column: Column) -> tuple[Hashable, ...] | None:
 def has_order(column: Column) -> bool:
     """Say whether a column's values are numbers, which have means and quantiles."""
     return not isinstance(column.domain, Categorical)
+
+
+def point_mass(column: Column) -> tuple[float, float] | None:
+    """Give code and value of the number that has a probability of its own; None where there is none."""
+    code: float | None = getattr(column.domain, "point_mass", None)
+    return None if code is None else (code, float(column.decode(np.array([code]))[0]))
 
 
 def _missing(value: Any) -> bool:

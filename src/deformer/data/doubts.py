@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from deformer.data.chunks import CODE
@@ -13,6 +14,7 @@ MOSTLY = 0.9  # of a column's cells
 MANY = 20  # rows or distinct texts, below which they may well be labels
 LOOKED_AT = 10_000  # cells
 OFTEN, TIMES = 0.01, 5  # share and count of one number among a column's
+ROOM = 4  # ranges of the middle four fifths of the others
 DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([ T].*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}")
 AMOUNT = re.compile(r"[$€£¥]?\s?[+-]?\d[\d.,]*\s?(%|[$€£¥]|[A-Za-z]{1,3})?")
 
@@ -30,7 +32,7 @@ def doubts(frame: pd.DataFrame, sure: Collection[str] = ()) -> Iterator[str]:
             hint = f"--id {shlex.quote(str(name))} on the command line"
             yield f"Every value of {name!r} differs; if it names rows, leave it out ({hint})."
         elif (number := _far_off(frame[name])) is not None:
-            yield f"{name!r} is often {number:g}, far from its other numbers; if that means missing, leave it empty."
+            yield f"{name!r} is often {number:.15g}, far from its other numbers; if that means missing, leave it empty."
 
 
 def _seems(series: "pd.Series[Any]") -> str | None:
@@ -66,13 +68,14 @@ def _names_rows(series: "pd.Series[Any]") -> bool:
 
 
 def _far_off(series: "pd.Series[Any]") -> float | None:
-    """Give the most frequent number if it is far from all others, as -999 is that stands for missing."""
+    """Give the most frequent number if it is far from most others, as -999 is that stands for missing."""
     known = series.dropna()
     if len(known) <= MANY or not pd.api.types.is_numeric_dtype(known) or pd.api.types.is_bool_dtype(known):
         return None
-    number, count = next(iter(known.value_counts().items()))
-    others = known[known != number]
-    if count < max(TIMES, OFTEN * len(known)) or others.nunique() < MANY:
+    numbers = known.to_numpy(dtype=np.float64)
+    distinct, counts = np.unique(numbers, return_counts=True)
+    number, others = float(distinct[counts.argmax()]), numbers[numbers != distinct[counts.argmax()]]
+    if counts.max() < max(TIMES, OFTEN * len(numbers)) or len(distinct) <= MANY:
         return None
-    room = others.max() - others.min()
-    return float(number) if number < others.min() - room or number > others.max() + room else None
+    low, high = np.quantile(others, [0.1, 0.9])
+    return number if not low - ROOM * (high - low) <= number <= high + ROOM * (high - low) else None

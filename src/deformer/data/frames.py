@@ -385,7 +385,7 @@ def _spell(column: Column, dtype: Any) -> str:
     if isinstance(column, Nothing):
         return "none"
     spread = f"{column.scale:.4g}" + " days" * is_time(dtype)
-    often = "" if column.point_mass is None else f", often exactly {number(column.point_mass, 6)}"
+    often = "" if column.point_mass is None else f", often exactly {number(column.point_mass, 15)}"
     return f"around {number(column.loc, 4)}, spread {spread}" + ", heavy tails" * column.bend + often
 
 

@@ -36,7 +36,7 @@ class Family(Protocol):
     def marginal(self, x: Values) -> Float[Tensor, "n_params"]: ...
 
 
-def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw from the open interval (0, 1) on the generator's device, so that draws do not depend on the model's."""
     u = torch.rand(like.shape, generator=generator, device=generator.device, dtype=torch.float64)
     return u.clamp(1e-300, 1 - 2**-53).to(like.device)
@@ -53,7 +53,7 @@ class Bernoulli:
 
     def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
         p = torch.sigmoid(params[:, 0] / temperature)
-        return (_uniform(p, generator) < p).to(params.dtype)
+        return (uniform(p, generator) < p).to(params.dtype)
 
     def log_probs(self, params: Params) -> Float[Tensor, "tokens 2"]:
         """Give the log-probability of either value."""
@@ -115,7 +115,7 @@ class Labels:
 
     def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
         p = (self.log_probs(params).double() / temperature).softmax(-1)
-        u = _uniform(p[:, :1], generator)
+        u = uniform(p[:, :1], generator)
         possible = (p > 0).long().cumsum(-1).argmax(-1)  # rounding must not reach a label of probability 0
         return torch.minimum((p.cumsum(-1) <= u).sum(-1), possible).to(params.dtype)
 
@@ -184,7 +184,7 @@ class Mixture:
     def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
         log_w, means, log_s = self._parts(params)
         chosen = Labels(self.n_components).sample(log_w, generator, temperature).long()[:, None]
-        noise = self._quantile(_uniform(params[:, 0], generator)).to(params.dtype)
+        noise = self._quantile(uniform(params[:, 0], generator)).to(params.dtype)
         drawn: Tensor = means.gather(1, chosen)[:, 0] + temperature**0.5 * log_s.gather(1, chosen)[:, 0].exp() * noise
         return drawn
 
@@ -257,52 +257,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Inflated(Mixture):
-    """A mixture in which 0 has a probability of its own; one more parameter, its log-odds.
-
-    The log-probability of 0 is that of a probability, of any other value that of a density.
-    """
+    """A mixture of all numbers but a point mass; one more parameter, the last, is the log-odds of that mass."""
 
     @property
     def n_params(self) -> int:
         return super().n_params + 1
 
-    def _apart(self, params: Params) -> tuple[Tensor, Tensor]:
-        """Give the log-odds of 0, and the parameters of all else."""
-        return params[:, -1], params[:, :-1]
-
-    def log_prob(self, params: Params, x: Values) -> Values:
-        odds, rest = self._apart(params)
-        return torch.where(x == 0, F.logsigmoid(odds), F.logsigmoid(-odds) + super().log_prob(rest, x))
-
-    def sample(self, params: Params, generator: torch.Generator, temperature: float = 1.0) -> Values:
-        odds, rest = self._apart(params)
-        drawn = super().sample(rest, generator, temperature)
-        return torch.where(_uniform(odds, generator) < torch.sigmoid(odds / temperature), 0.0, drawn)
-
-    def mean(self, params: Params) -> Values:
-        odds, rest = self._apart(params)
-        return torch.sigmoid(-odds) * super().mean(rest)
-
-    def variance(self, params: Params) -> Values:
-        odds, rest = self._apart(params)
-        return torch.sigmoid(-odds) * (super().variance(rest) + torch.sigmoid(odds) * super().mean(rest) ** 2)
-
-    def mode(self, params: Params) -> Values:
-        """Give 0 if it has half of the probability, else the highest point of the density."""
-        odds, rest = self._apart(params)
-        return torch.where(odds >= 0, 0.0, super().mode(rest))
-
-    def cdf(self, params: Params, x: Values, above: bool = False) -> Values:
-        """Give the probability of a value up to x, or from it on."""
-        odds, rest = self._apart(params)
-        reached = x <= 0 if above else x >= 0
-        return torch.sigmoid(-odds) * super().cdf(rest, x, above) + torch.sigmoid(odds) * reached
-
-    def entropy(self, params: Params) -> Values:
-        odds, rest = self._apart(params)
-        return Bernoulli().entropy(odds[:, None]) + torch.sigmoid(-odds) * super().entropy(rest)
+    def _parts(self, params: Params) -> tuple[Tensor, Tensor, Tensor]:
+        return super()._parts(params[:, :-1])
 
     def marginal(self, x: Values) -> Float[Tensor, "n_params"]:
-        rest = x[x != 0]
-        odds = torch.logit(((x == 0).sum() + 0.5) / (len(x) + 1))
-        return torch.cat([super().marginal(rest if len(rest) else x), odds[None].to(x.dtype)])
+        """Give the parameters of numbers x, NaN for those that are the point mass."""
+        rest = x[~x.isnan()]
+        odds = torch.logit(x.isnan().to(x.dtype).sum().add(0.5) / (len(x) + 1))
+        return torch.cat([super().marginal(rest if len(rest) else x.nan_to_num()), odds[None]])

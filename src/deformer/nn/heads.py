@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,58 +13,11 @@ from deformer.data.schema import Binary, Continuous, Domain, Ordinal, Schema
 from deformer.errors import InputError
 from deformer.nn.families import Bernoulli, Family, Inflated, Labels, Mixture, Values
 from deformer.nn.linear import linear_per_slot
+from deformer.nn.packed import Packed, PackedInflated
 from deformer.nn.units import Units
 
 Queries = Float[Tensor, "batch queries"]
 Given = Shaped[Tensor, "batch queries"]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The parameters of all queries of one family.
-
-    Args:
-        family: What the parameters mean.
-        params: One row per query.
-        at: Flat positions of the queries in (batch, queries). None: all of them, in order.
-        loc, scale: Units of the data per query; None for labels, which have none.
-    """
-
-    family: Family
-    params: Float[Tensor, "tokens n_params"]
-    at: Int[Tensor, "tokens"] | None = None
-    loc: Float[Tensor, "tokens"] | None = None
-    scale: Float[Tensor, "tokens"] | None = None
-
-    def standardise(self, x: Tensor) -> Values:
-        if self.loc is None or self.scale is None:
-            return x.to(self.params.dtype)
-        return ((x - self.loc) / self.scale).to(self.params.dtype)
-
-    def restore(self, x: Values) -> Values:
-        """Bring numbers back to the units of the data, in float64: they may lie far from zero."""
-        return x if self.loc is None or self.scale is None else x * self.scale + self.loc
-
-    def repeat(self, n: int) -> "Packed":
-        """Ask every query n times in a row."""
-
-        def each(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.repeat_interleave(n, 0)
-
-        at = None if self.at is None else (n * self.at[:, None] + torch.arange(n, device=self.at.device)).flatten()
-        return Packed(self.family, self.params.repeat_interleave(n, 0), at, each(self.loc), each(self.scale))
-
-    def log_prob(self, x: Tensor) -> Values:
-        z = self.standardise(x)
-        per_unit = (z != 0) if isinstance(self.family, Inflated) else 1.0
-        return self.family.log_prob(self.params, z) - per_unit * self.log_scale()
-
-    def entropy(self) -> Values:
-        per_unit = torch.sigmoid(-self.params[:, -1]) if isinstance(self.family, Inflated) else 1.0
-        return self.family.entropy(self.params) + per_unit * self.log_scale()
-
-    def log_scale(self) -> Values | float:
-        return 0.0 if self.scale is None else self.scale.log().to(self.params.dtype)
 
 
 @dataclass(frozen=True)
@@ -98,8 +51,7 @@ class Conditionals:
         for p in self.packed:
             at = wanted if p.at is None else torch.searchsorted(p.at, wanted)
             if p.at is None or (len(p.at) and bool((p.at[at.clamp(max=len(p.at) - 1)] == wanted).all())):
-                units = (None if u is None else u[at] for u in (p.loc, p.scale))
-                return Conditionals((Packed(p.family, p.params[at], None, *units),), (len(rows), 1))
+                return Conditionals((p.take(at),), (len(rows), 1))
         raise InputError("Of a query there must be one kind of answer.")
 
     def as_rows(self) -> "Conditionals":
@@ -111,11 +63,10 @@ class Conditionals:
     def joined(parts: "Sequence[Conditionals]") -> "Conditionals":
         """Concatenate the rows of several results of `only` or `as_rows`."""
         packed = [part.packed[0] for part in parts]
-        first = packed[0]
-        units = [(p.loc, p.scale) for p in packed]
-        loc, scale = (None if first.loc is None else torch.cat([u[k] for u in units]) for k in (0, 1))  # type: ignore[misc]
         params = torch.cat([p.params for p in packed])
-        return Conditionals((Packed(first.family, params, None, loc, scale),), (len(params), 1))
+        units = [p.units for p in packed if p.units is not None]
+        together = replace(packed[0], params=params, at=None, units=torch.cat(units) if units else None)
+        return Conditionals((together,), (len(params), 1))
 
     def probabilities(self, n_labels: int) -> Float[Tensor, "tokens labels"]:
         """Return every label's probability for queries of one feature with labels, flattened.
@@ -135,29 +86,29 @@ class Conditionals:
 
     def cdf(self, values: Given) -> Queries:
         """Return P(feature <= value | evidence)."""
-        return self._map(lambda p, x: p.family.cdf(p.params, p.standardise(_given(x))), values)
+        return self._map(lambda p, x: p.cdf(_given(x)), values)
 
     def tail(self, values: Given) -> Queries:
         """Return the probability of a value at least as unusual: a label no likelier, a number as far out."""
-        return self._map(lambda p, x: p.family.tail(p.params, p.standardise(_given(x))), values)
+        return self._map(lambda p, x: p.tail(_given(x)), values)
 
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Queries:
         """Draw a value per query. Temperatures below 1 make likely values likelier."""
         if not temperature > 0:
             raise InputError(f"temperature must be positive, not {temperature}.")
-        return self._map(lambda p, _: p.restore(p.family.sample(p.params, generator, temperature)))
+        return self._map(lambda p, _: p.sample(generator, temperature))
 
     def mean(self) -> Queries:
         """Return the expected value; for a categorical feature, the expected label number (seldom meaningful)."""
-        return self._map(lambda p, _: p.restore(p.family.mean(p.params)))
+        return self._map(lambda p, _: p.mean())
 
     def variance(self) -> Queries:
         """Return the variance, in squared units of the data; for labels, that of their numbers."""
-        return self._map(lambda p, _: p.family.variance(p.params) * (1.0 if p.scale is None else p.scale**2))
+        return self._map(lambda p, _: p.variance())
 
     def mode(self) -> Queries:
         """Return the likeliest value."""
-        return self._map(lambda p, _: p.restore(p.family.mode(p.params)))
+        return self._map(lambda p, _: p.mode())
 
     def entropy(self) -> Queries:
         """Return the entropy in nats; for continuous features, differential entropy in units of the data."""
@@ -257,7 +208,7 @@ class Head(nn.Module):
         for k, members in enumerate(columns):
             kind_of[members] = k
         self.register_buffer("kind_of", kind_of, persistent=False)
-        self.units = Units(schema, from_point_mass=True)
+        self.units = Units(schema)
 
     @staticmethod
     def _share(schema: Schema, column: int, family: Family) -> int:
@@ -280,9 +231,9 @@ class Head(nn.Module):
     def _pack(self, kind: int, h: Tensor, features: Tensor, at: Tensor | None) -> Packed:
         head = self.heads[kind]
         assert isinstance(head, SlotHead)
-        is_number = isinstance(head.family, Mixture)
-        units = (self.units.loc[features], self.units.scale[features]) if is_number else (None, None)
-        return Packed(head.family, head(h, features), at, *units)
+        units = self.units.table[features] if isinstance(head.family, Mixture) else None
+        made = PackedInflated if isinstance(head.family, Inflated) else Packed
+        return made(head.family, head(h, features), at, units)
 
     @torch.no_grad()
     def fit_marginals(self, values: Shaped[Tensor, "rows features"], observed: Bool[Tensor, "rows features"]) -> None:
@@ -290,4 +241,6 @@ class Head(nn.Module):
         for head in self.heads:
             assert isinstance(head, SlotHead)
             known = ((c, values[observed[:, c], c].double()) for c in head.columns)
-            head.fit_marginals(self.units.standardise(x, c) for c, x in known)
+            head.fit_marginals(
+                self.units.standardise(x, c).masked_fill(self.units.at_mass(x, c), torch.nan) for c, x in known
+            )

@@ -155,7 +155,7 @@ class EmbeddingTokens(nn.Module):
 
     def _masses(self, features: Identities, values: Shaped[Tensor, "batch n"]) -> Tensor | int:
         """Give the entries of numbers: 1 for those at a point mass, 0 for all others."""
-        return self.units.at_point_mass(values, features).to(values.dtype) if self.units.has_point_masses else 0
+        return self.units.at_mass(values, features).to(values.dtype) if self.units.has_masses else 0
 
     def _waves(self, x: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens inputs"]:
         x = x.clamp(-1e4, 1e4)  # a far outlier must not drown the rest of its row

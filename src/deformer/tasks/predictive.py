@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Labels, Numbers, Values, has_order, values_of
+from deformer.data.columns import Codes, Column, Labels, Numbers, Values, has_order, point_mass, values_of
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import State
@@ -112,11 +112,10 @@ class Predictive:
 
     def point_mass(self) -> tuple[float, Codes] | None:
         """Give the number that has a probability of its own, and that probability; None where there is none."""
-        code: float | None = getattr(self.column.domain, "point_mass", None)
-        if code is None:
+        if (mass := point_mass(self.column)) is None:
             return None
-        codes = np.full(self.conditionals.shape[0] // self.n_orders, code)
-        return float(self.column.decode(codes[:1])[0]), np.exp(self.log_prob_of_codes(codes))
+        codes = np.full(self.conditionals.shape[0] // self.n_orders, mass[0])
+        return mass[1], np.exp(self.log_prob_of_codes(codes))
 
     def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Give the quantiles of numbers or levels at probabilities q, (batch, len(q)).
@@ -162,12 +161,21 @@ class Predictive:
     def _moments(self) -> tuple[Codes, Codes]:
         """Give the mean and the standard deviation, by deviations, which may be far smaller than values."""
         if (levels := self._levels) is not None:
-            values, weights = levels, self.probabilities()
-        else:
-            assert isinstance(self.column, Numbers)
-            values, weights = self.column.within(self.quantile(SLICES)), WEIGHTS
-        mean = (weights * values).sum(1)
-        return mean, np.sqrt((weights * (values - mean[:, None]) ** 2).sum(1))
+            return _mean_and_std(levels, self.probabilities())
+        assert isinstance(self.column, Numbers)
+        mass = self.point_mass()
+        codes = self._number_quantiles(SLICES if mass is None else self._slices_beside(*mass))
+        mean, std = _mean_and_std(self.column.within(self.column.decode(codes)), WEIGHTS)
+        if mass is None:
+            return mean, std
+        away, share = mass[0] - mean, mass[1]
+        return mean + share * away, np.sqrt((1 - share) * (std**2 + share * away**2))
+
+    def _slices_beside(self, mass: float, share: Codes) -> npt.NDArray[np.float64]:
+        """Give where in the whole distribution the slices of what is no point mass lie, (batch, slices)."""
+        below = self.cdf(np.full(len(share), mass)) - share
+        q: npt.NDArray[np.float64] = SLICES * (1 - share[:, None])
+        return np.where(q < below[:, None], q, q + share[:, None])
 
     def _level_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         below = self.probabilities().cumsum(1)
@@ -175,8 +183,8 @@ class Predictive:
         return codes
 
     def _number_quantiles(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Invert the distribution function by bisection, all rows and probabilities at once."""
-        wanted, each = torch.as_tensor(q, dtype=torch.float64), self.conditionals.repeat(len(q))
+        """Invert the distribution function by bisection, at the same probabilities or others (batch, n) in each row."""
+        wanted, each = torch.as_tensor(q, dtype=torch.float64), self.conditionals.repeat(q.shape[-1])
         low, high = self._bracket(wanted)
         for _ in range(40):
             middle = (low + high) / 2
@@ -185,7 +193,7 @@ class Predictive:
         quantiles: npt.NDArray[np.float64] = ((low + high) / 2).numpy()
         return quantiles
 
-    def _bracket(self, q: Float[Tensor, "probabilities"]) -> tuple[Tensor, Tensor]:
+    def _bracket(self, q: Float[Tensor, "*batch probabilities"]) -> tuple[Tensor, Tensor]:
         """Find codes below and above every quantile by doubling."""
         cdf, width, domain = self.conditionals.cdf, 1.0, self.column.domain
         loc, scale = getattr(domain, "loc", 0.0), getattr(domain, "scale", 1.0)
@@ -195,7 +203,7 @@ class Predictive:
             (cdf(at + loc - width * scale) > q.min()).any() or (cdf(at + loc + width * scale) < q.max()).any()
         ):
             width *= 2
-        shape = (batch, len(q))
+        shape = (batch, q.shape[-1])
         return tuple(torch.full(shape, loc + side * width * scale, dtype=torch.float64) for side in (-1, 1))  # type: ignore[return-value]
 
     def _codes(self, codes: npt.NDArray[Any]) -> Tensor:
@@ -206,6 +214,11 @@ class Predictive:
     def _by_order(self, answers: Tensor) -> npt.NDArray[np.float64]:
         numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
         return numbers.reshape(self.n_orders, -1)
+
+
+def _mean_and_std(values: Codes, weights: Codes) -> tuple[Codes, Codes]:
+    mean: Codes = (weights * values).sum(1)
+    return mean, np.sqrt((weights * (values - mean[:, None]) ** 2).sum(1))
 
 
 def ask_together(

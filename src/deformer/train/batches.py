@@ -74,8 +74,8 @@ def with_noise(batch: Batch, units: Units, deviation: float, generator: torch.Ge
         units: What the deviation is in; those of labels have scale 0.
     """
     noise = torch.randn(batch.values.shape, generator=generator, dtype=torch.float64)
-    noise *= deviation * units.scale[batch.features]
-    noise.masked_fill_(units.at_point_mass(batch.values, batch.features), 0)
+    noise *= deviation * units.table[batch.features][..., 1]
+    noise.masked_fill_(units.at_mass(batch.values, batch.features), 0)
     return Batch(batch.features, batch.values + noise, batch.scored)
 
 

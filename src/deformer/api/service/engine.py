@@ -14,7 +14,7 @@ from deformer.api import tables
 from deformer.api.explanations import surprises
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
-from deformer.data.columns import has_order, values_of
+from deformer.data.columns import Codes, has_order, point_mass, values_of
 from deformer.data.libraries import from_arrow
 from deformer.data.times import is_moment, plain, to_the_second
 from deformer.errors import InputError
@@ -70,9 +70,9 @@ def distributions(predictive: Predictive) -> list[Distribution]:
         return [Distribution(dict(zip(values, p.tolist(), strict=True))) for p in predictive.probabilities()]
     mean, std, quantiles = predictive.mean(), predictive.std(), predictive.quantile(np.array(QUANTILES))
     mass = predictive.point_mass()
-    masses: list[Mapping[Hashable, float]] = [{}] * len(mean)
-    if mass is not None:
-        masses = [{mass[0]: p} for p in mass[1].tolist()]
+    masses: list[Mapping[Hashable, float]] = (
+        [{}] * len(mean) if mass is None else [{mass[0]: p} for p in mass[1].tolist()]
+    )
     numbers = zip(masses, mean.tolist(), std.tolist(), quantiles.tolist(), strict=True)
     return [Distribution(*described) for described in numbers]
 
@@ -149,16 +149,22 @@ class Engine:
     def _require_codes(self, frame: pd.DataFrame) -> None:
         """Raise an InputError if a value has no code, or none that could be scored."""
         encoded, log_base = self.table.codec.encode(frame)
-        if not bool(((encoded.values.abs() < FARTHEST) & (log_base.abs() < FARTHEST)).all()):
+        parts = zip(encoded.values.T.double().numpy(), log_base.T.numpy(), strict=True)
+        if not all(self._is_near(at, *of_column) for at, of_column in enumerate(parts)):
             raise InputError("a number lies too far out to be scored")
+
+    def _is_near(self, at: int, codes: Codes, log_base: Codes) -> bool:
+        """Say whether all values of a column are missing, its point mass, or near enough to have a density."""
+        mass = point_mass(self.table.codec.columns[at])
+        near = (np.abs(codes) < FARTHEST) | np.isnan(codes) | (codes == (np.nan if mass is None else mass[0]))
+        return bool((near & (np.abs(log_base) < FARTHEST)).all())
 
     def _find_fault(self, frame: pd.DataFrame) -> tuple[int, str] | None:
         """Find row and column of a value at fault, by halves, since a request may hold millions of values."""
 
         def at_fault(at: int, start: int, end: int) -> bool:
             try:
-                parts = self.table.codec.encode_column(at, frame[names[at]][start:end])
-                return not all(bool((np.abs(part[~np.isnan(part)]) < FARTHEST).all()) for part in parts)
+                return not self._is_near(at, *self.table.codec.encode_column(at, frame[names[at]][start:end]))
             except InputError:
                 return True
 
@@ -182,7 +188,7 @@ class Engine:
             self.words.feature(name)
             if value is not None:
                 arrival = self.words.encode(name, value)
-                if not (abs(arrival.code) < FARTHEST and abs(arrival.log_base) < FARTHEST):
+                if not self._is_near(arrival.feature, np.array([arrival.code]), np.array([arrival.log_base])):
                     raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
         except InputError as error:
             raise FieldError(str(error), field) from error
