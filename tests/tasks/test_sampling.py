@@ -53,11 +53,12 @@ def test_drawn_frequencies_equal_probabilities(config: str) -> None:
 def test_evidence_is_kept() -> None:
     model = small_model("mixed")
     evidence = random_rows(model.schema, 1)
-    evidence[0, [1, 4]] = math.nan
+    evidence[0, [1, 3]] = math.nan
     drawn = sample(model, 7, given=evidence, generator=generator(0))
     kept = ~evidence[0].isnan()
     assert torch.equal(drawn[:, kept].double(), evidence[:, kept].expand(7, -1))
-    assert len(drawn[:, 1].unique()) == 7
+    assert len(drawn[:, 3].unique()) == 7
+    assert 0 < (drawn[:, 1] == model.schema.features[1].domain.point_mass).sum() < 7  # type: ignore[union-attr]
 
 
 def test_a_low_temperature_draws_the_likeliest_label() -> None:
