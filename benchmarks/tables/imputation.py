@@ -74,15 +74,20 @@ def _ours(
 def _places(table: TableModel, use: pd.DataFrame, name: str, values: Floats, draws: np.random.Generator) -> Floats:
     """Give P(column < value), plus a random part of P(column = value): uniform if predictions are calibrated.
 
-    Where there are few levels, an interval of 90 % that holds whole levels holds more than 90 % by necessity.
+    Where there are few levels, or a point mass, an interval of 90 % that holds them whole holds more than 90 % by
+    necessity.
     """
     rows, _ = table.codec.encode(use)
     places = np.empty(len(values))
     for batch, predictive in tables.given_others(table, rows, name):
         own = values[batch]
         places[batch] = predictive.cdf(own)
+        share, mass = np.zeros(len(own)), predictive.point_mass()
         if values_of(predictive.column) is not None:
-            places[batch] -= draws.random(len(own)) * np.exp(predictive.log_prob(own))
+            share = np.exp(predictive.log_prob(own))
+        elif mass is not None:
+            share = mass[1] * (own == mass[0])
+        places[batch] -= draws.random(len(own)) * share
     return places
 
 

@@ -8,6 +8,12 @@ import pytest
 from benchmarks.tables import __main__ as command
 from benchmarks.tables import anomaly, density, imputation
 
+from deformer.api import tables
+from deformer.api.tables import TableModel
+from deformer.data.columns import Levels, Numbers
+from deformer.data.frames import Codec
+from deformer.nn.model import new_model
+
 DRAWS = np.random.default_rng(0)
 PEER_LIST = "file,MADE (8 orders),ID-SPN,EiNet,best_exact,best_tractable\nnltcs,-6.04,-6.02,-6.02,-5.99,-5.99\n"
 
@@ -77,3 +83,15 @@ def test_values_go_missing_as_often_as_planned() -> None:
 
 def test_errors_are_standard_errors() -> None:
     assert density.error(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(0.6455, abs=1e-3)
+
+
+def test_places_are_uniform_where_predictions_are_calibrated() -> None:
+    columns = (Numbers(), Numbers(point_mass=0.0), Levels((1.0, 2.0, 4.0), 99))
+    codec = Codec(("number", "rain", "level"), columns, (np.dtype(np.float64),) * 3)
+    table = TableModel(codec, new_model(codec.schema).eval())
+    drawn = tables.draw_rows(table, 500, seed=0)
+    for name in drawn:
+        place = imputation._places(table, drawn, name, drawn[name].to_numpy(), np.random.default_rng(0))
+        counts = np.histogram(place, 5, (0, 1))[0]
+        assert counts.sum() == 500
+        assert (abs(counts - 100) < 40).all()
