@@ -32,7 +32,7 @@ SIDES = (28, 28)
 PAPER = "Alcorn & Nguyen 2021, table 1"
 PUBLISHED = (
     ("DeepNADE, mean over orders", 89.17, f"{PAPER}, after Uria et al. 2014"),
-    ("MADE, 32 orders", 86.64, f"{PAPER}, after Germain et al. 2015"),
+    ("MADE, ensemble of 32 orders", 86.64, f"{PAPER}, after Germain et al. 2015"),
     ("DeepNADE, ensemble of 128 orders", 85.10, "Uria et al. 2014, table 2"),
     ("EoNADE-5, ensemble of 128 orders", 84.68, "van den Oord et al. 2016, table 4"),
     ("DEformer of the paper, mean over 10 orders", 80.49, PAPER),
