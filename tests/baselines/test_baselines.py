@@ -320,8 +320,11 @@ def test_what_a_model_cannot_do_it_refuses() -> None:
         nade.log_prob(row)
     with pytest.raises(InputError, match="continuous"):
         DeepNADE(table_schema([Binary(), Continuous()]))
-    with pytest.raises(InputError, match="how long"):
-        fit_baseline(nade, as_rows(row, SCHEMA), as_rows(row, SCHEMA))
+    for minutes in (None, -1.0):
+        with pytest.raises(InputError, match="how long"):
+            fit_baseline(nade, as_rows(row, SCHEMA), as_rows(row, SCHEMA), minutes=minutes)
+    with pytest.raises(InputError, match="at least 1"):
+        nade.sample(0, generator(0))
 
 
 def test_numbers_far_from_zero_keep_their_digits() -> None:

@@ -1,8 +1,10 @@
+import gzip
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from deformer import load_source
 from deformer.data.chunks import ChunkWriter, Layout, read_all, read_chunks
 from deformer.errors import InputError
 
@@ -49,6 +51,34 @@ def test_a_blank_line_is_a_hole_where_there_is_one_column(tmp_path: Path) -> Non
     assert values.sum() == 1.2
     (tmp_path / "t.csv").write_text("v,w\n0.5,1\n\n0.7,2\n")
     assert len(read_all(tmp_path / "t.csv")) == 2
+
+
+def test_compressed_text(tmp_path: Path) -> None:
+    whole = gzip.compress(b"a,b\n" + b"".join(b"%d,x\n" % i for i in range(2000)))
+    path = tmp_path / "t.CSV.gz"
+    path.write_bytes(whole)
+    assert read_all(path)["a"].tolist() == list(range(2000))
+    assert [len(chunk) for chunk in read_chunks(path, 1500)] == [1500, 500]
+    assert len(load_source(str(path)).train) == 2000
+    for broken in [whole[:-100], whole[:20] + bytes(20) + whole[40:], b"a,b\n1,2\n"]:
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match="Cannot read"):
+            read_all(path)
+    with pytest.raises(InputError, match="is none of"):
+        read_all(tmp_path / "t.gz")
+
+
+def test_names_that_python_would_take_for_numbers_are_names(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("item,2020_01,inf\nx,1,2 \n")
+    assert read_all(tmp_path / "t.csv").to_dict("list") == {"item": ["x"], "2020_01": [1], "inf": [2]}
+
+
+def test_a_column_called_self_and_columns_that_were_not_in_fit(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("self,b\nx ,1\n")
+    assert read_all(tmp_path / "t.csv")["self"].tolist() == ["x"]
+    (tmp_path / "t.csv").write_text("," * 5000 + "\n")
+    with pytest.raises(InputError, match="was not there in fit"):
+        read_all(tmp_path / "t.csv", Layout(names=["a", "b"]))
 
 
 def test_names_of_rows_are_never_missing(tmp_path: Path) -> None:

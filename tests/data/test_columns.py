@@ -10,10 +10,12 @@ from deformer.data.columns import (
     Levels,
     Nothing,
     Numbers,
+    Plain,
     from_dict,
     label_column,
     numeric_column,
     to_dict,
+    values_of,
 )
 from deformer.data.schema import Binary, Categorical, Continuous, Ordinal
 
@@ -129,6 +131,10 @@ def test_a_point_mass_is_told_from_what_lies_beside_it() -> None:
     codes, log_base = tenth.encode(np.array([np.float32(0.1), 0.1, 0.1 + 1e-6]))
     assert (codes == tenth.code_of_mass).tolist() == (log_base == 0).tolist() == [True, True, False]
     assert (tenth.decode(codes)[:2] == 0.1).all()
+    codes, log_base = Numbers(point_mass=99_999_999.0).encode(np.array([1e8, 99_999_999.0]))  # one float32
+    assert (log_base == 0).tolist() == [True, True]
+    assert codes.tolist() == [1e8, 99_999_999.0]
+    assert Plain(Continuous(point_mass=0.1)).encode(np.array([np.float32(0.1), 0.2]))[0].tolist() == [0.1, 0.2]
     bent = Numbers(50.0, 3.0, bend=True, point_mass=-1.0)
     assert bent.decode(bent.encode(np.array([-1.0, 7.0]))[0]) == pytest.approx([-1.0, 7.0])
 
@@ -149,6 +155,10 @@ def test_rounded_numbers_and_tables_of_few_rows_have_no_point_mass() -> None:
 )
 def test_columns_travel_as_json(column: Column) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(column)))) == column
+
+
+def test_what_is_rare_has_a_name_of_its_own() -> None:
+    assert values_of(Labels(("(other)", "a"), (("((other))", 1),))) == ("(other)", "a", "(((other)))")
 
 
 def test_draws_stay_within_the_range() -> None:

@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 from datetime import date, datetime, time, timedelta
@@ -10,9 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from deformer.data.columns import Labels, Levels, Nothing, Numbers
+from deformer.data.columns import Labels, Levels, Nothing, Numbers, Plain
 from deformer.data.frames import Codec, make_codec
 from deformer.data.libraries import as_frame, like
+from deformer.data.schema import Binary
 from deformer.errors import InputError
 
 N = 60
@@ -236,6 +238,13 @@ def test_bad_tables(table: object, says: str) -> None:
         make_codec(table)
 
 
+@pytest.mark.parametrize("kind", ["text", str, Labels, Plain(Binary()), 3])
+def test_strange_kinds(kind: object) -> None:
+    unchecked = inspect.unwrap(make_codec)  # tests check types, which users do not
+    with pytest.raises(InputError, match="'a' cannot be a"):
+        unchecked(pd.DataFrame({"a": [1, 2]}), {"a": kind})
+
+
 def test_text_where_numbers_were() -> None:
     with pytest.raises(InputError, match="'float' is one of numbers; it holds 'x'"):
         CODEC.encode(pd.DataFrame({"float": ["x", "y"]}))
@@ -281,12 +290,13 @@ def test_categories_of_any_kind_travel_as_json() -> None:
 
 
 def test_tables_get_their_own_names_back() -> None:
-    for names in ([0, 1], pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])):
+    pairs = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)], names=["letter", "number"])
+    for names in (pd.Index([0, 1], name="years"), pairs):
         table = pd.DataFrame(np.arange(40.0).reshape(20, 2), columns=names)
         codec = make_codec(table, {next(iter(table.columns)): "number"})
         holes = table.mask(table == 6.0)
         filled = codec.fill(holes, codec.decode(codec.encode(table)[0].values.double().numpy()))
-        assert filled.columns.equals(table.columns)
+        pd.testing.assert_index_equal(filled.columns, table.columns)
         assert not table.fillna(filled).isna().any().any()
 
 
@@ -299,6 +309,18 @@ def test_labels_that_were_text_are_known_as_numbers() -> None:
 def test_decimals_are_numbers() -> None:
     table = pd.DataFrame({"price": [Decimal(i) / 100 for i in range(300)]})
     assert make_codec(table).describe()["coded as"].tolist() == ["numbers"]
+    holes = pd.DataFrame({"self": [Decimal("1.5"), pd.NA, None] * 20})
+    assert make_codec(holes).encode(holes)[0].observed[:3, 0].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Zurich"])
+def test_moments_are_filled_in_the_zone_of_fit(zone: str | None) -> None:
+    times = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=300, freq="h", tz=zone)})
+    codec = make_codec(times)
+    other = times["when"].dt.tz_convert(None) if zone else times["when"].dt.tz_localize("UTC")
+    holed = pd.DataFrame({"when": other.mask(other.index == 7)})
+    filled = codec.fill(holed, codec.decode(codec.encode(times)[0].values.double().numpy()))
+    pd.testing.assert_frame_equal(filled, times)
 
 
 @pytest.mark.parametrize("own", [["2024-01-05", None], [pd.Timestamp(2024, 1, 5), None], [date(2024, 1, 5), None]])

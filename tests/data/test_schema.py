@@ -141,11 +141,18 @@ def test_fixed_and_raster_orders() -> None:
     assert move_to_front(torch.tensor([[3, 2, 1, 0]]), first[:1]).tolist() == [[2, 3, 1, 0]]
 
 
+def test_point_masses_of_rounded_rows_are_as_they_are() -> None:
+    schema = table_schema([Continuous(point_mass=0.1), Continuous(point_mass=2.0), Binary()])
+    rows = as_rows(torch.tensor([[0.1, 2.0, 1.0], [math.nan, 0.5, 0.0]]), schema)
+    assert rows.values.tolist() == [[0.1, 2.0, 1.0], [0.0, 0.5, 0.0]]
+    assert as_rows(torch.ones(1, 3), table_schema([Continuous(point_mass=0.5)] * 3)).values.dtype == torch.float32
+
+
 def test_unpermute_undoes_permute() -> None:
     x, orders = torch.rand(5, 7, generator=generator(0)), random_orders(torch.zeros(5, 7).bool(), generator(1))
     assert torch.equal(unpermute(permute(x, orders), orders, 7), x)
-    partial = unpermute(permute(x, orders[:, :3]), orders[:, :3], 7, fill=-1.0)
-    assert (partial == -1).sum() == 5 * 4
+    partial = unpermute(permute(x, orders[:, :3]), orders[:, :3], 7)
+    assert (partial == 0).sum() == 5 * 4
 
 
 def test_incomplete_orders_are_refused_where_all_features_are_needed() -> None:

@@ -48,6 +48,8 @@ def test_discrete_families(name: str) -> None:
     torch.testing.assert_close(below, p.cumsum(1))
     tails = torch.stack([family.tail(params, x.expand(4)) for x in labels], 1)
     torch.testing.assert_close(tails, (p[:, None, :] * (p[:, None, :] <= p[:, :, None])).sum(-1))
+    undecided = family.tail(torch.zeros_like(params), labels[0].expand(4))
+    torch.testing.assert_close(undecided, torch.ones_like(undecided))
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)

@@ -71,6 +71,14 @@ def test_places_between_those_of_others_have_no_neighbours() -> None:
     assert columns_around(schema, 5).tolist() == [[3, 3], [2, 3], [3, 1]]
 
 
+def test_places_far_apart_are_told_apart() -> None:
+    places = [(0.0, 0.0, 0.0), (4e5, 4e5, 4e5), (4e5, 4e5, 4e5 + 1), (4e5, 4e5 + 6, 4e5)]
+    schema = Schema(tuple(Feature(f"f{i}", Binary(), place) for i, place in enumerate(places)))
+    around = columns_around(schema, 5)
+    assert torch.equal(around, one_by_one(schema, 5))
+    assert around.tolist() == [[4, 4], [4, 2], [1, 4], [4, 4]]
+
+
 def test_a_neighbourhood_of_too_many_places_is_refused() -> None:
     schema = Schema(tuple(Feature(str(i), Binary(), (float(i), *[0.0] * 6)) for i in range(4)))
     with pytest.raises(InputError, match="too wide for 7 coordinates"):

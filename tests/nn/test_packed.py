@@ -64,6 +64,16 @@ def test_a_point_mass_however_far_leaves_the_digits_of_all_others(mass: float) -
     assert torch.isfinite(far.mean()).all()
 
 
+def test_what_a_point_mass_leaves_keeps_its_digits() -> None:
+    double, single = packed(0.0), packed(0.0, dtype=torch.float32)
+    for p in (double, single):
+        p.params[:, :-1] = double.params[:, :-1]
+        p.params[:, -1] = 20.0
+    for found, exact in ((single.cdf, double.cdf), (single.tail, double.tail)):
+        torch.testing.assert_close(found(each(single, -3.0)).double(), exact(each(double, -3.0)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(single.variance().double(), double.variance(), rtol=1e-4, atol=0)
+
+
 def test_a_point_mass_may_be_spelled_in_float32() -> None:
     p = packed(0.1)
     spelled = torch.full((4,), 0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.models import CONFIGS
 
-from deformer.data.columns import Column, Labels, Levels, Numbers, Plain
+from deformer.data.columns import Column, Labels, Levels, Nothing, Numbers, Plain, values_of
 from deformer.data.schema import Categorical, Feature, Schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
@@ -164,6 +164,26 @@ def test_alike_columns_of_different_heads_are_asked_one_by_one() -> None:
     model = new_model(Schema((placed, own))).eval()
     answers = ask_together([model.start()], [Plain(Categorical(3))] * 2, [0, 1], lambda p: p.probabilities())
     np.testing.assert_allclose(np.stack(answers), 1 / 3)
+
+
+def test_columns_that_are_equal_but_spelled_apart() -> None:
+    model = new_model(Schema((Feature("a", Categorical(3)), Feature("b", Categorical(3))))).eval()
+    columns = [Labels((False, True)), Labels((0, 1))]
+    answers = ask_together([model.start()], columns, [0, 1], lambda p: [values_of(p.column)] * len(p.probabilities()))
+    assert [[str(v) for v in values] for values in answers] == [["False", "True", "(other)"], ["0", "1", "(other)"]]
+
+
+def test_the_cdf_of_a_level_in_float32_and_of_nothing() -> None:
+    p = dataclasses.replace(predictive("levels"), column=Levels((-1.0, 0.7, 4.0), 99))
+    up_to = p.cdf(np.full(N, 0.7))
+    np.testing.assert_array_equal(p.cdf(np.full(N, 0.7, np.float32)), up_to)
+    assert (p.cdf(np.full(N, 0.69)) < up_to).all()
+    assert np.isnan(p.cdf(np.full(N, np.nan))).all()
+
+
+def test_of_what_was_never_seen_there_is_no_spread() -> None:
+    p = dataclasses.replace(predictive("numbers"), column=Nothing())
+    assert np.isnan([p.mean(), p.std()]).all()
 
 
 def test_the_spread_of_a_bent_column_does_not_depend_on_where_it_lies() -> None:

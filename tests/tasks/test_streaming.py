@@ -6,7 +6,8 @@ import pytest
 import torch
 from tests.models import CONFIGS, order_of, random_rows, small_model
 
-from deformer.data.columns import Column, Labels, Levels, Numbers
+from deformer.config import ModelConfig
+from deformer.data.columns import Column, Labels, Levels, Nothing, Numbers
 from deformer.data.frames import Codec
 from deformer.data.schema import Continuous, table_schema
 from deformer.data.seeds import generator
@@ -140,6 +141,15 @@ def test_ranks() -> None:
     last = told[3][0]
     assert abs(seen[last] - (offline(model, told[:4]) - offline(model, told[:3]))) < 1e-12
     assert Session(model).rank_seen() == {}
+
+
+def test_features_without_a_value_in_fit_are_neither_asked_for_nor_taken() -> None:
+    codec = codec_of([Numbers(), Nothing(), Labels(())])
+    session = Session(DEformer(codec.schema, ModelConfig(d_model=8, n_layers=1)), codec)
+    assert list(session.rank_unseen()) == [codec.names[0]]
+    for name in codec.names[1:]:
+        with pytest.raises(InputError, match="fit saw no value of it"):
+            session.observe(name, 5)
 
 
 COLUMNS: list[Column] = [Levels((1.0, 5.0), 99), Labels(("no", "yes"), (("perhaps", 2),)), Numbers(10.0, 2.0)]

@@ -175,6 +175,14 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> 
         fit(model, stripes(), STEPS, directory=tmp_path)
 
 
+def test_validation_rows_out_of_reach_are_told_at_once() -> None:
+    schema = table_schema([Continuous(), Continuous()])
+    rows = as_rows(torch.randn(50, 2, generator=generator(0)), schema)
+    far = as_rows(torch.full((2, 2), 1e40, dtype=torch.float64), schema)
+    with pytest.raises(TrainingError, match=r"NLL of the validation rows at step \d+ is (inf|nan)"):
+        fit(DEformer(schema, SMALL), rows, STEPS, validation=far)
+
+
 def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     rows = stripes()
     model, config = new_model(), dataclasses.replace(STEPS, steps=200, validate_every=1, patience=3, lr=1.0)

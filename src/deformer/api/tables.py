@@ -13,11 +13,12 @@ from torch import Tensor
 
 from deformer.api.defaults import suited
 from deformer.config import ModelConfig, TrainConfig, check_names
-from deformer.data.columns import Column, Labels, Nothing, has_order, point_mass, values_of
+from deformer.data.columns import Column, Labels, has_order, point_mass, values_of
 from deformer.data.frames import Codec, make_codec
 from deformer.data.orders import fixed_orders, random_orders
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, split
+from deformer.data.times import from_days
 from deformer.errors import CheckpointError, InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State, new_model
@@ -226,7 +227,7 @@ def complete(table: TableModel, values: Any, seed: int | None = None) -> pd.Data
 
 def _orders(table: TableModel, observed: Tensor, draws: torch.Generator) -> Tensor:
     """Draw orders in which columns without a value in fit come last: nobody learned what their values tell."""
-    learned = [not isinstance(c, Nothing) and getattr(c, "labels", True) != () for c in table.codec.columns]
+    learned = [not table.codec.is_empty(at) for at in range(len(table.codec.columns))]
     return random_orders(observed, draws, torch.tensor(learned).expand_as(observed))
 
 
@@ -266,7 +267,7 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     numbers = pd.DataFrame(answers[:, : len(heads)], columns=heads)
     moments = numbers.apply(lambda x: table.codec.in_units(target, x.to_numpy()))
     if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
-        moments["std"] = pd.to_timedelta(numbers["std"], unit="D")
+        moments["std"] = from_days(numbers["std"].to_numpy(), np.dtype("timedelta64[us]"))
     if mass is not None:
         at = table.codec.in_units(target, np.array([mass[1]]))[0]
         moments[f"P(= {at:.15g})" if isinstance(at, float) else f"P(= {at})"] = answers[:, -1]

@@ -98,7 +98,13 @@ class Baseline(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Batch:
-        """Draw rows."""
+        """Draw rows.
+
+        Raises:
+            InputError: Fewer than one.
+        """
+        if n < 1:
+            raise InputError(f"The number of rows to draw must be at least 1, not {n}.")
         orders = self.orders(n, generator)
         return torch.cat([self.draw(orders[part], generator) for part in self.parts(n)])
 
@@ -178,11 +184,12 @@ def fit_baseline(
         InputError: Neither minutes nor steps, no time at all, or rows that are not complete.
         TrainingError: The loss is not finite, or the NLL of the validation rows no number.
     """
-    if not (minutes or steps):
+    limits = [limit for limit in (minutes, steps) if limit is not None]
+    if not limits or min(limits) <= 0:
         raise InputError("Say how long to train: give minutes or steps, more than 0.")
     x, held_out, d = model.complete(rows), model.complete(validation), len(model.schema)
     epoch = max(LEAST_STEPS, len(rows) // batch)
-    torch.manual_seed(seed)  # of PyTorch's own dropout
+    torch.default_generator.manual_seed(seed)  # of PyTorch's own dropout
     model.start(rows)
     optimisers = _optimisers(model, lr, muon_lr, weight_decay)
     rates = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]

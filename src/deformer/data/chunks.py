@@ -1,12 +1,15 @@
 """Tables in files, read and written a chunk at a time, so that they may be larger than memory."""
 
 import csv
+import gzip
 import io
 import itertools
+import math
 import os
 import re
 import sys
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from deformer.data.libraries import from_arrow, names_of_array
+from deformer.data.libraries import from_arrow, names_of_array, replaced
 from deformer.errors import InputError
 
 MISSING = [
@@ -24,7 +27,7 @@ MISSING = [
     *("#N/A", "#N/A N/A", "#NA", "<NA>", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
 ]
 TEXT = (".csv", ".tsv", ".txt", ".data")
-SUFFIXES = (*TEXT, ".parquet")
+SUFFIXES = (*TEXT, *(f"{suffix}.gz" for suffix in TEXT), ".parquet")
 LOOKED_AT = 200  # lines of a text, to see how its numbers are written
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
@@ -50,22 +53,28 @@ class Layout:
     index: str | None = None
 
 
+def suffix_of(path: Path) -> str:
+    """Give the end of a name that tells what the file holds, in lower case; that of a compressed text has two parts."""
+    inner = Path(path.stem).suffix if path.suffix.lower() == ".gz" else ""
+    return (inner + path.suffix).lower()
+
+
 def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[pd.DataFrame]:
     """Read a table, at most n_rows at a time.
 
-    Text may be separated by commas, or by semicolons or tabs, and then have decimal commas. Cells that a line lacks at
-    its end are missing. Whole numbers that begin with a zero are text, as postal codes are.
+    Text may be compressed by gzip, be separated by commas, or by semicolons or tabs, and then have decimal commas.
+    Cells that a line lacks at its end are missing. Whole numbers that begin with a zero are text, as postal codes are.
 
     Raises:
         InputError: The file is missing, unreadable, empty or of an unknown kind, has lines longer than its first, or
             two columns of one name.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}.")
     empty = True
     try:
-        parquet = path.suffix.lower() == ".parquet"
-        for chunk in _parquet(path, n_rows) if parquet else _text_file(path, n_rows, layout):
+        for chunk in _parquet(path, n_rows) if suffix == ".parquet" else _text_file(path, n_rows, layout):
             if len(chunk):
                 empty = False
                 yield chunk.set_index(layout.index) if layout.index in chunk else chunk
@@ -73,7 +82,7 @@ def read_chunks(path: Path, n_rows: int, layout: Layout = Layout()) -> Iterator[
         raise InputError(f"{path} does not exist.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8; convert it first, for example by iconv.") from error
-    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error, pd.errors.ParserError) as error:
         raise InputError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
     if empty:
         raise InputError(f"{path} holds no rows.")
@@ -84,7 +93,7 @@ def read_all(path: Path, layout: Layout = Layout()) -> pd.DataFrame:
     chunks = list(read_chunks(path, sys.maxsize, layout))
     frame = pd.concat(chunks, ignore_index=chunks[0].index.name is None)
     names = [name for name in frame if name not in layout.labels and _holds_moments(frame[name])]
-    return frame.assign(**{str(name): _moments(frame[name]) for name in names})
+    return replaced(frame, {name: _moments(frame[name]) for name in names})
 
 
 def _holds_moments(series: "pd.Series[Any]") -> bool:
@@ -108,7 +117,7 @@ def _moments(series: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _text_file(path: Path, n_rows: int, layout: Layout) -> Iterator[pd.DataFrame]:
-    with path.open("rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         yield from text_chunks(file, n_rows, layout)
 
 
@@ -125,6 +134,9 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     records = filter(None, reader)  # pandas skips blank lines as well
     as_it_stands, second = next(records, []), next(records, [])
     first = [cell.strip() for cell in as_it_stands]
+    known = {*layout.names, layout.index}
+    if layout.names and len(first) > len(known):  # before each of them costs memory
+        raise ValueError(f"column {next(name for name in first if name not in known)!r} was not there in fit")
     called = enumerate(zip(first, names_of_array(len(first)), strict=True))
     labels = {i for i, names in called if {*names} & {*layout.labels}}
     looked_at = [first, second, *itertools.islice(records, LOOKED_AT - 2)]
@@ -134,7 +146,6 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
         raise ValueError(f"{len(second)} cells in its second line, but {len(first)} in its first")
     if not first:
         return
-    known = {*layout.names, layout.index}
     numbers = (_is_number(cell.replace(decimal, ".")) for cell in first)
     headed = layout.header or known.issuperset(first) or not any(numbers)
     twice = [name for name, n in Counter(first).items() if name and n > 1]
@@ -160,7 +171,7 @@ def _stripped(chunk: pd.DataFrame) -> pd.DataFrame:
     text = [
         name for name, dtype in chunk.dtypes.items() if types.is_object_dtype(dtype) or types.is_string_dtype(dtype)
     ]
-    return chunk.assign(**{n: chunk[n].map(lambda v: v.strip() if isinstance(v, str) else v) for n in text})
+    return replaced(chunk, {n: chunk[n].map(lambda v: v.strip() if isinstance(v, str) else v) for n in text})
 
 
 def _decimal(records: Iterable[list[str]], labels: Collection[int]) -> str:
@@ -177,10 +188,9 @@ def _decimal(records: Iterable[list[str]], labels: Collection[int]) -> str:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        return not math.isinf(float(cell)) and "_" not in cell  # 2020_01 and inf are names
     except ValueError:
         return False
-    return True
 
 
 def _open_parquet(path: Path) -> Any:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ class Levels:
         codes = np.searchsorted((known[1:] + known[:-1]) / 2, numbers).astype(np.float64)
         codes[np.isnan(numbers)] = np.nan
         level = self.decode(codes)
-        off = np.where(_alike_in_float32(numbers, level), 0.0, np.nan_to_num(np.abs(numbers - level)))
+        off = np.where(alike_in_float32(numbers, level), 0.0, np.nan_to_num(np.abs(numbers - level)))
         width = (known[-1] - known[0]) / len(known) or max(abs(known[-1]), 1.0)
         elsewhere = -math.log(self.n_cells + 1) - 2 * np.log1p(off / width) - math.log(2 * width)
         return codes, np.where(off == 0, math.log(self.n_cells / (self.n_cells + 1)), elsewhere)
@@ -63,7 +63,7 @@ class Levels:
         return _look_up(np.asarray(self.levels), codes, np.nan)
 
 
-def _alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
+def alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
     """Say where one of two numbers is the other one as float32 rounds it."""
     alike: npt.NDArray[np.bool_] = (_in_float32(a) == b) | (a == _in_float32(b))
     return alike
@@ -72,6 +72,13 @@ def _alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
 def _in_float32(x: Codes) -> Codes:
     with np.errstate(over="ignore"):
         return x.astype(np.float32).astype(np.float64)
+
+
+def _spells(numbers: Codes, mass: float) -> npt.NDArray[np.bool_]:
+    """Say which numbers are a point mass, or what float32 makes of it unless that is another whole number."""
+    at_mass: npt.NDArray[np.bool_] = numbers == mass
+    whole = mass.is_integer() and abs(mass) < 2**53
+    return at_mass if whole else at_mass | (numbers == _in_float32(np.array([mass])))
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,7 @@ class Numbers:
         codes, mass = (np.arcsinh(t) if self.bend else t), self.code_of_mass
         if mass is None or self.point_mass is None:
             return codes, log_base
-        spelled = np.array([self.point_mass])
-        at_mass = (codes == mass) | np.isin(numbers, [*spelled, *_in_float32(spelled)])
+        at_mass = (codes == mass) | _spells(numbers, self.point_mass)
         return np.where(at_mass, mass, codes), np.where(at_mass, 0.0, log_base)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
@@ -197,6 +203,8 @@ class Numbers:
 @dataclass(frozen=True)
 class Nothing:
     """A column that never had a value: whatever arrives there is missing."""
+
+    scale: ClassVar[float] = math.nan  # so that no spread is told of what was never seen
 
     @property
     def domain(self) -> Domain:
@@ -236,7 +244,8 @@ class Plain:
         fits = np.isfinite(known) if n is None else (known >= 0) & (known < n) & (known == np.floor(known))
         if not fits.all():
             raise InputError(f"{known[~fits][0]!r} is no value of {self.domain}.")
-        return codes, np.zeros(len(codes))
+        mass = getattr(self.domain, "point_mass", None)
+        return codes if mass is None else np.where(_spells(codes, mass), mass, codes), np.zeros(len(codes))
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         return codes
@@ -249,7 +258,10 @@ KINDS: dict[str, type[Column]] = {kind.__name__.lower(): kind for kind in (Level
 def values_of(column: Column) -> tuple[Hashable, ...] | None:
     """Name the values that a column's codes stand for; None where codes are real numbers."""
     if isinstance(column, Labels):
-        return (*column.labels, "(other)")
+        rest = "(other)"
+        while rest in column.spelled:
+            rest = f"({rest})"
+        return (*column.labels, rest)
     return getattr(column, "levels", None)
 
 

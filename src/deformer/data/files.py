@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from deformer.data.chunks import SUFFIXES, Layout, read_chunks
+from deformer.data.chunks import SUFFIXES, Layout, read_chunks, suffix_of
 from deformer.data.libraries import names_of_array
 from deformer.errors import InputError
 
@@ -43,7 +43,7 @@ def read_table(path: Path, labels: Collection[str] = ()) -> Table:
     """
     frame = partial(_frame, labels=labels)
     readers: dict[str, Callable[[Path], Table]] = {**dict.fromkeys(SUFFIXES, frame), ".npy": _npy, ".npz": _npz}
-    reader = readers.get(path.suffix.lower())
+    reader = readers.get(suffix_of(path))
     if reader is None:
         raise InputError(f"{path} is none of {', '.join(readers)}.")
     try:

@@ -33,7 +33,7 @@ from deformer.data.columns import (
     to_dict,
 )
 from deformer.data.dtypes import as_label, dtype_from_json, dtype_to_json, restore
-from deformer.data.libraries import as_frame, is_frame, typed
+from deformer.data.libraries import as_frame, is_frame, relabelled, typed
 from deformer.data.schema import Feature, Schema
 from deformer.data.table import Rows, as_rows
 from deformer.data.times import (
@@ -118,7 +118,7 @@ class Codec:
     def encode_column(self, at: int, series: "pd.Series[Any]") -> tuple[Codes, Codes]:
         """Give codes of a column's values, NaN where missing, and ln p(value | code) in nats."""
         column = self.columns[at]
-        if self._is_empty(at):
+        if self.is_empty(at):
             return np.full(len(series), np.nan), np.zeros(len(series))
         series = as_times(series, self.dtypes[at])
         if isinstance(column, Labels):
@@ -128,7 +128,7 @@ class Codec:
         spelled = pd.api.types.is_bool_dtype(self.dtypes[at]) and not pd.api.types.is_bool_dtype(series)
         return column.encode(_numbers(_truths(series) if spelled else series))
 
-    def _is_empty(self, at: int) -> bool:
+    def is_empty(self, at: int) -> bool:
         """Say whether fit saw no value of a column, so that the network learned what none of them means."""
         column = self.columns[at]
         return isinstance(column, Nothing) or (isinstance(column, Labels) and not column.seen)
@@ -145,7 +145,7 @@ class Codec:
         Raises:
             InputError: Not a value of this column.
         """
-        if absent(value) or self._is_empty(at):
+        if absent(value) or self.is_empty(at):
             return math.nan, 0.0
         held = np.empty(1, dtype=object)
         held[0] = value
@@ -204,7 +204,6 @@ class Codec:
     def fill(self, table: Any, guesses: pd.DataFrame) -> pd.DataFrame:
         """Put guesses where a table has no value of its own, under its index and names; columns are those of fit."""
         frame = self.frame_of(table)
-        own_names = {str(name): name for name in table.columns} if isinstance(table, pd.DataFrame) else {}
         filled = {}
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             guess = guesses[name].set_axis(frame.index)
@@ -212,7 +211,8 @@ class Codec:
             own = guess if own is None else as_dates(own) if dates else own
             whole = own.astype(object).where(own.notna(), guess.astype(object))
             filled[name] = whole if dates else typed(whole, dtype)
-        return pd.DataFrame(filled).set_axis([own_names.get(name, name) for name in self.names], axis=1)
+        guessed = pd.DataFrame(filled)
+        return relabelled(guessed, table.columns) if isinstance(table, pd.DataFrame) else guessed
 
     def to_dict(self) -> dict[str, Any]:
         """Write the codec as JSON can hold it.
@@ -275,7 +275,8 @@ def make_codec(table: Any, kinds: Mapping[Any, str | Column] | None = None, leve
     for name, kind in kinds.items():
         if name not in frame:
             raise InputError(f"No column is called {name!r}; there are {', '.join(list(frame.columns)[:8])}.")
-        if isinstance(kind, Plain) or (isinstance(kind, str) and kind not in KINDS):
+        chosen = isinstance(kind, Levels | Labels | Numbers | Nothing | None)
+        if not chosen and not (isinstance(kind, str) and kind in KINDS):
             raise InputError(f"Column {name!r} cannot be a {kind!r}; choose {' or '.join(KINDS)}.")
     dates = tuple(name for name in frame if holds_dates(frame[name]))
     frame = frame.apply(unboxed)

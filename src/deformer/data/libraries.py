@@ -1,5 +1,6 @@
 """Tables of several libraries: pandas as it is, polars, Arrow and arrays into pandas, and back as they came."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,13 @@ def as_frame(table: Any) -> pd.DataFrame:
         raise InputError("The table holds no columns.")
     table = table.set_axis(names, axis=1)
     if odd := [name for name in names if _is_sparse(table[name]) or _holds_decimals(table[name])]:
-        table = table.assign(**{name: _dense(table[name]) for name in odd})
+        table = replaced(table, {name: _dense(table[name]) for name in odd})
     boxed = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
     if boxed:
         import pyarrow
 
         arrow = pyarrow.Table.from_pandas(table[boxed], preserve_index=False).replace_schema_metadata(None)
-        table = table.assign(**{name: series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
+        table = replaced(table, {name: series.set_axis(table.index) for name, series in from_arrow(arrow).items()})
     return table
 
 
@@ -58,12 +59,31 @@ def _holds_decimals(series: "pd.Series[Any]") -> bool:
 
 def _dense(series: "pd.Series[Any]") -> "pd.Series[Any]":
     """Give a sparse column as a dense one, and Python's decimals as floats, as which Arrow's come."""
-    return series.sparse.to_dense() if _is_sparse(series) else series.astype(np.float64)
+    if _is_sparse(series):
+        return series.sparse.to_dense()
+    return pd.Series(series.to_numpy(np.float64, na_value=np.nan), series.index)
 
 
 def names_of_array(n: int) -> tuple[str, ...]:
     """Name columns that have no names."""
     return tuple(f"x{i}" for i in range(n))
+
+
+def replaced(frame: pd.DataFrame, columns: Mapping[Any, Any]) -> pd.DataFrame:
+    """Put other values into columns, of whatever names: pandas' own `assign` takes none called self."""
+    other = frame.copy(deep=False)
+    for name, values in columns.items():
+        other[name] = values
+    return other
+
+
+def relabelled(frame: pd.DataFrame, own: "pd.Index[Any]") -> pd.DataFrame:
+    """Call columns as the user does, whose names may be numbers or have several levels; others keep their names."""
+    at = {str(name): i for i, name in enumerate(own)}
+    known = [at.get(str(name), -1) for name in frame.columns]
+    if -1 in known:
+        return frame.set_axis([name if i < 0 else own[i] for i, name in zip(known, frame.columns, strict=True)], axis=1)
+    return frame.set_axis(own[known], axis=1)
 
 
 def is_frame(table: Any) -> bool:
@@ -99,7 +119,7 @@ def like(table: Any, frame: pd.DataFrame) -> Any:
         return frame
     import pyarrow
 
-    arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    arrow = pyarrow.Table.from_pandas(frame)
     if not hasattr(table, "to_arrow"):
         return _like_arrow(table, arrow)
     import polars

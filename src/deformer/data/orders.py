@@ -97,8 +97,6 @@ def permute(columns: Shaped[Tensor, "batch features"], orders: Orders) -> Shaped
     return columns.gather(1, orders)
 
 
-def unpermute(
-    sequence: Shaped[Tensor, "batch n"], orders: Orders, n_features: int, fill: float = 0.0
-) -> Shaped[Tensor, "batch features"]:
-    """Lay values from the sequence of an order back out in column order; features outside it hold `fill`."""
-    return sequence.new_full((len(sequence), n_features), fill).scatter(1, orders, sequence)
+def unpermute(sequence: Shaped[Tensor, "batch n"], orders: Orders, n_features: int) -> Shaped[Tensor, "batch features"]:
+    """Lay values from the sequence of an order back out in column order; features outside it hold 0."""
+    return sequence.new_zeros((len(sequence), n_features)).scatter(1, orders, sequence)

@@ -50,7 +50,7 @@ def load_source(
 
     Args:
         name: "digits", "digits-binary", "mnist-binarized", "notmnist", or a path that ends in .npy, .npz, .parquet,
-            .csv, .tsv, .txt or .data.
+            .csv, .tsv, .txt or .data, the last four also with .gz behind.
         data_dir: Folder that is looked into first. None: only the others are.
         schema: Schema of a table. None: inferred from its values.
         seed: Seed of the random split of a data set without its own.

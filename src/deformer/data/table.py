@@ -1,5 +1,6 @@
 """Rows: values with a mask of what was observed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from deformer.data.schema import Schema
+from deformer.data.schema import Continuous, Schema
 from deformer.errors import InputError
 
 # What PyTorch computes with instead.
@@ -84,7 +85,7 @@ def as_rows(values: Any, schema: Schema, *, observed: Any = None) -> Rows:
         known = known & _as_mask(observed, tensor)
     tensor = tensor.masked_fill(~known, 0)
     schema.check(tensor, known)
-    return Rows(schema, tensor, known)
+    return Rows(schema, _with_exact_masses(tensor, schema), known)
 
 
 def _as_tensor(values: Any) -> Tensor:
@@ -95,6 +96,16 @@ def _as_tensor(values: Any) -> Tensor:
     if tensor.is_complex():
         raise InputError("Expected real numbers; the table holds complex ones.")
     return tensor.to(WORKABLE.get(tensor.dtype, tensor.dtype))
+
+
+def _with_exact_masses(tensor: Tensor, schema: Schema) -> Tensor:
+    """Give point masses as they are, in float64, where the table's type rounds them."""
+    masses = [f.domain.point_mass if isinstance(f.domain, Continuous) else None for f in schema.features]
+    exact = torch.tensor([math.nan if m is None else m for m in masses], dtype=torch.float64, device=tensor.device)
+    rounded = exact.to(tensor.dtype) if tensor.is_floating_point() else exact
+    if ((rounded == exact) | exact.isnan()).all():
+        return tensor
+    return torch.where(tensor == rounded, exact, tensor.double())
 
 
 def _as_mask(observed: Any, tensor: Tensor) -> Tensor:

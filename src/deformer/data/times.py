@@ -95,7 +95,10 @@ def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
     if is_length(dtype) and not is_length(series.dtype):
         return _as_lengths(series, dtype)
     series = unboxed(series) if is_moment(dtype) else series
-    if not is_moment(dtype) or is_moment(series.dtype):
+    if not is_moment(dtype):
+        return series
+    zone = getattr(dtype, "tz", None)
+    if is_moment(series.dtype) and (series.dt.tz is None) == (zone is None):
         return series
     try:
         if pd.api.types.is_numeric_dtype(series) or series.dtype == object:
@@ -103,7 +106,6 @@ def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":
         instants = pd.to_datetime(series, format="ISO8601", utc=True)  # offsets may differ from row to row
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"Column {series.name!r} holds moments; write them as ISO 8601: {error}") from error
-    zone = getattr(dtype, "tz", None)
     return instants.dt.tz_localize(None) if zone is None else instants.dt.tz_convert(zone)
 
 
@@ -140,10 +142,18 @@ def absent(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
+def python(value: Any) -> Any:
+    """Give what NumPy holds as a value of Python or pandas, times of any unit as times."""
+    if isinstance(value, np.datetime64):
+        return pd.Timestamp(value)
+    if isinstance(value, np.timedelta64):
+        return pd.Timedelta(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def plain(value: Any) -> Any:
     """Give a value as JSON can hold it: None for what is missing or not finite, ISO 8601, days for lengths of time."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = python(value)
     if isinstance(value, datetime.timedelta) and value is not pd.NaT:
         return value / datetime.timedelta(days=1)
     if value is None or value is pd.NaT or value is pd.NA:

@@ -74,7 +74,7 @@ class Bernoulli:
     def tail(self, params: Params, x: Values) -> Values:
         """Give the probability of a value that is no likelier than x."""
         p = torch.sigmoid(params[:, 0] * (2 * x - 1))
-        return torch.where(p <= 0.5, p, 1.0)
+        return torch.where(p < 0.5, p, 1.0)
 
     def entropy(self, params: Params) -> Values:
         away = params[:, 0].abs()  # without cancellation for what is nearly certain

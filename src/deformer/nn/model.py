@@ -179,7 +179,7 @@ class DEformer(nn.Module):
 def new_model(schema: Schema, config: ModelConfig | None = None, seed: int = 0) -> DEformer:
     """Make a model whose initial weights depend on the seed alone, leaving the global generator unchanged."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and not those of GPUs, which nothing would set back
         return DEformer(schema, config)
 
 

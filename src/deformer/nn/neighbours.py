@@ -118,8 +118,11 @@ def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbo
         steps = ((places - places.amin(0)) * GRID).round() / GRID
         whole = steps.floor()
         _, apart = torch.unique(steps - whole, dim=0, return_inverse=True)  # no whole offset leads from one to another
+        whole = torch.stack([_closer(along, radius) for along in whole.T], 1)
         extents = whole.amax(0) + 2 * radius + 1
         strides = torch.cumprod(F.pad(extents, (1, -1), value=1.0), 0)
+        if extents.prod() * len(placed) > 2**53:
+            raise InputError(f"There are too many places for a neighbourhood of {radius}; 0 is none.")
         # One number per place, unlike for every offset within reach.
         keys, ranked = (whole @ strides + apart * extents.prod()).sort()
         for offset in itertools.product(range(-radius, radius + 1), repeat=places.shape[1]):
@@ -131,3 +134,10 @@ def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbo
                 column[placed[ranked]] = torch.where(there, placed[ranked[found]], len(schema))
                 columns.append(column)
     return torch.stack(columns, 1) if columns else torch.empty(len(schema), 0, dtype=torch.long)
+
+
+def _closer(along: Float[Tensor, "places"], radius: int) -> Float[Tensor, "places"]:
+    """Shrink gaps that no neighbourhood spans, so that few numbers suffice for places far apart."""
+    distinct, which = torch.unique(along, return_inverse=True)
+    gaps = distinct.diff().clamp(max=radius + 1)
+    return F.pad(gaps.cumsum(0), (1, 0))[which]

@@ -94,6 +94,11 @@ class PackedInflated(Packed):
         return torch.sigmoid(self.odds)
 
     @property
+    def rest(self) -> Values:
+        """Give the probability of all other values, in all its digits where it is small."""
+        return torch.sigmoid(-self.odds)
+
+    @property
     def mass(self) -> Values:
         assert self.units is not None
         return self.units[:, 2]
@@ -105,13 +110,13 @@ class PackedInflated(Packed):
 
     def cdf(self, x: Tensor) -> Values:
         reached = (x >= self.mass) | is_mass(x, self.mass)
-        return (1 - self.share) * super().cdf(x) + self.share * reached
+        return self.rest * super().cdf(x) + self.share * reached
 
     def tail(self, x: Tensor) -> Values:
         assert isinstance(self.family, Mixture)
         reached = (x <= self.mass) | is_mass(x, self.mass)
         above = self.family.cdf(self.params, self.standardise(x), above=True)
-        sides = torch.minimum(self.cdf(x), (1 - self.share) * above + self.share * reached)
+        sides = torch.minimum(self.cdf(x), self.rest * above + self.share * reached)
         return (2 * sides).clamp(max=1.0)
 
     def sample(self, generator: torch.Generator, temperature: float) -> Values:
@@ -123,11 +128,11 @@ class PackedInflated(Packed):
         return rest + self.share * (self.mass - rest)
 
     def variance(self) -> Values:
-        return (1 - self.share) * (super().variance() + self.share * (self.mass - super().mean()) ** 2)
+        return self.rest * (super().variance() + self.share * (self.mass - super().mean()) ** 2)
 
     def mode(self) -> Values:
         """Give the point mass if it has half of the probability, else the highest point of the density."""
         return torch.where(self.odds >= 0, self.mass, super().mode())
 
     def entropy(self) -> Values:
-        return Bernoulli().entropy(self.odds[:, None]) + (1 - self.share) * super().entropy()
+        return Bernoulli().entropy(self.odds[:, None]) + self.rest * super().entropy()

@@ -17,7 +17,7 @@ class Slots:
     """
 
     def __init__(self, model: DEformer, n_slots: int) -> None:
-        self.model, self.n_slots = model, n_slots
+        self.model = model
         self._fresh = model.start(1)
         keys = self._fresh.cache.store.keys  # layers 1 heads 1 width
         self._per_value = model.tokens_per_value

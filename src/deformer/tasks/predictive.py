@@ -10,7 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformer.data.columns import Codes, Column, Labels, Numbers, Values, has_order, point_mass, values_of
+from deformer.data.columns import (
+    Codes,
+    Column,
+    Labels,
+    Numbers,
+    Values,
+    alike_in_float32,
+    has_order,
+    point_mass,
+    values_of,
+)
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import State
@@ -142,9 +152,10 @@ class Predictive:
         """Give P(column <= value) for one value per row; numbers and levels only."""
         self._require_numbers()
         if self._levels is not None:
-            below = self._levels <= values.astype(np.float64)[:, None]
-            total: npt.NDArray[np.float64] = (self.probabilities() * below).sum(1)
-            return total
+            numbers = values.astype(np.float64)[:, None]
+            below = (self._levels <= numbers) | alike_in_float32(self._levels, numbers)
+            total = (self.probabilities() * below).sum(1)
+            return np.where(np.isnan(numbers[:, 0]), np.nan, total)
         codes = self._codes(self.column.encode(values)[0][:, None])
         below_code: npt.NDArray[np.float64] = self._by_order(self.conditionals.cdf(codes)).mean(0)
         return below_code
@@ -235,12 +246,12 @@ def ask_together(
         question: Gives one answer per row of a batch, and here one per feature.
     """
     kinds, device = states[0].model.head.kind_of.tolist(), states[0].model.device
-    alike: dict[tuple[Column, int], list[int]] = {}
-    for feature in features:
-        alike.setdefault((columns[feature], kinds[feature]), []).append(feature)
+    alike: dict[tuple[str, int], list[int]] = {}
+    for feature in features:  # columns that are equal may be spelled apart, as those of True and of 1 are
+        alike.setdefault((repr(columns[feature]), kinds[feature]), []).append(feature)
     answers: dict[int, Any] = {}
-    for (column, _), members in alike.items():
+    for members in alike.values():
         asked = torch.tensor([members], device=device)
         together = Conditionals.joined([state.predict(asked).as_rows() for state in states])
-        answers.update(zip(members, question(Predictive(column, together, len(states))), strict=True))
+        answers.update(zip(members, question(Predictive(columns[members[0]], together, len(states))), strict=True))
     return [answers[feature] for feature in features]

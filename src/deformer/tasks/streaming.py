@@ -15,6 +15,7 @@ from deformer.data.frames import Codec
 from deformer.data.orders import permute, random_orders
 from deformer.data.schema import Continuous, Schema
 from deformer.data.table import as_rows
+from deformer.data.times import absent
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State
@@ -136,7 +137,8 @@ class Vocabulary:
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{name!r}: {error}") from error
         if math.isnan(code):
-            raise InputError(f"{name!r}: a missing value is not an observation; leave it out.")
+            why = "a missing value is not an observation" if absent(value) else "fit saw no value of it"
+            raise InputError(f"{name!r}: {why}; leave it out.")
         continuous = isinstance(self.codec.columns[feature].domain, Continuous)
         return Arrival(name, feature, code, log_base, continuous)
 
@@ -221,11 +223,14 @@ class Session:
     def rank_unseen(self) -> dict[str, float]:
         """Rank features that have not arrived by the entropy of their predictions in nats, least certain first.
 
+        Features of which fit saw no value are left out.
+
         Entropies of a table's numbers are those of the model's codes, so units do not matter; without a codec, they
         are in the units of the schema.
         """
         schema, state = self.words.model.schema, self._open()
-        rest = [i for i in range(len(schema)) if i not in set(self.reading.features)]
+        arrived, codec = set(self.reading.features), self.words.codec
+        rest = [i for i in range(len(schema)) if i not in arrived and not codec.is_empty(i)]
         if not rest:
             return {}
         entropy = state.predict(torch.tensor([rest], device=self.words.model.device)).entropy()[0].tolist()
@@ -278,7 +283,7 @@ def read_snapshot(snapshot: Mapping[str, Any], schema: Schema) -> Reading:
         fields = {f.name: snapshot[f.name] for f in dataclasses.fields(Reading)}
         features, codes = tuple(int(f) for f in fields["features"]), tuple(float(c) for c in fields["codes"])
         sums = float(fields["running_nats"]), float(fields["expected_nats"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(f"This is not a snapshot: {error!r}") from error
     fits = len(features) == len(codes) == len(set(features)) and all(0 <= f < len(schema) for f in features)
     if not fits or not np.isfinite([*codes, *sums]).all():

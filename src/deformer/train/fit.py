@@ -318,6 +318,9 @@ class _Fitting:
             self.model.eval()
             if self.validation is not None:
                 score = self._first(self._score(self.validation) if self.fabric.is_global_zero else None)
+                if not math.isfinite(score):
+                    where = f"at step {state.step} is {score}; a value may lie too far out"
+                    raise TrainingError(f"The NLL of the validation rows {where}.")
             self._keep_if_best(score)
         training = state.loss_sum / max(state.loss_count, 1)
         state.loss_sum, state.loss_count = 0.0, 0
