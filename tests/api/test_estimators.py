@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.base import clone
@@ -304,6 +305,8 @@ def test_a_detector_takes_constant_empty_and_whole_columns() -> None:
 
 def test_the_signs_of_the_pyod_manner() -> None:
     table = mixed(300)
+    with pytest.raises(NotFittedError):
+        DEformerPyOD().predict_proba(table)
     outliers = DEformerPyOD(0.05, detector=DEformerDetector(**TINY)).fit(table)
     scores = outliers.decision_function(table)
     np.testing.assert_allclose(scores, -outliers.detector_.score_samples(table))
@@ -583,8 +586,46 @@ def test_columns_may_be_called_by_numbers() -> None:
     assert list(density.sample_remaining_columns(frame[[0]]).columns) == [0, 7]
     explanation = density.explain(frame)
     assert list(explanation.share.columns) == list(explanation.values.columns) == [0, 7]
-    _, spread = DEformerImputer(**TINY).fit(frame).transform(frame, return_std=True)
+    imputer = DEformerImputer(**TINY).fit(frame)
+    _, spread = imputer.transform(frame, return_std=True)
     assert list(spread.columns) == [0]
+    assert list(imputer.transform(frame[[0]]).columns) == [0, 7]
+
+
+def test_columns_may_have_names_of_two_levels() -> None:
+    frame = pd.DataFrame({("a", 1): [1.5, 2.5] * 30, ("a", 2): ["x", "y"] * 30})
+    frame.columns.names = ["letter", "number"]
+    density = DEformerDensity(**TINY).fit(frame)
+    assert list(density.conditional(frame, ("a", 1)).columns) == [1.5, 2.5]
+    np.testing.assert_allclose(density.predict_proba(frame, ("a", 2)), density.conditional(frame, ("a", 2)))
+    np.testing.assert_allclose(density.log_prob(frame, ("a", 2)), density.log_prob(frame, [("a", 2)]))
+    explained = density.explain(frame)
+    imputer = DEformerImputer(**TINY).fit(frame)
+    for table in (density.sample(2), imputer.transform(frame), explained.share, explained.values):
+        pd.testing.assert_index_equal(table.columns, frame.columns)
+
+
+def test_an_index_in_arrow_comes_back() -> None:
+    table = pa.Table.from_pandas(mixed(60).set_index(pd.Index([f"row {i}" for i in range(60)], name="id")))
+    imputer = DEformerImputer(**TINY).fit(table)
+    assert list(imputer.feature_names_in_) == list(imputer.get_feature_names_out())
+    filled = imputer.transform(table)
+    assert filled.column_names == table.column_names
+    assert filled["id"].equals(table["id"])
+
+
+def test_dates_far_apart_have_a_deviation() -> None:
+    days = [date(2024, 1, 1) + timedelta(days=i) for i in range(80)]
+    frame = pd.DataFrame({"until": days + [date(9999, 12, 31)] * 40})
+    told = DEformerDensity(**TINY).fit(frame).conditional(frame.head(2), "until")
+    assert (told["std"] > timedelta(days=100_000)).all()
+
+
+def test_columns_without_values_have_no_spread() -> None:
+    frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "empty": np.full(60, np.nan)})
+    imputer = DEformerImputer(**TINY).fit(frame)
+    assert imputer.spread(frame)["empty"].isna().all()
+    assert DEformerDensity.from_table(imputer.table_).conditional(frame, "empty").isna().all(axis=None)
 
 
 def test_draws_repeat_where_there_is_a_seed(density: DEformerDensity) -> None:
@@ -614,6 +655,16 @@ def test_text_in_an_array() -> None:
     holes = np.array([["red", np.nan], ["blue", "2"]] * 20)  # NumPy spells the hole "nan"
     filled = DEformerImputer(**TINY).fit(holes).transform(holes)
     assert (filled[:, 1] == "2").all()
+    density = DEformerDensity(**TINY).fit(holes)
+    assert (density.sample(3, given=holes[:1])["x1"] == "2").all()
+    assert (density.sample_remaining_columns(holes[:3])["x1"] == "2").all()
+
+
+def test_times_in_an_array() -> None:
+    days = np.array([["2024-01-01", "2024-02-01"], ["NaT", "2024-03-01"]] * 20, dtype="datetime64[D]")
+    filled = DEformerImputer(**TINY).fit(days).transform(days)
+    assert filled.dtype.kind == "M"
+    assert (filled[:, 0] == np.datetime64("2024-01-01")).all()
 
 
 def test_three_minutes_are_the_limit_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -684,6 +735,11 @@ def test_of_means_there_is_one_imputation() -> None:
     holes = mixed(60).mask(np.random.default_rng(0).random((60, 5)) < 0.2)
     with pytest.raises(InputError, match="only samples differ"):
         DEformerImputer(n_imputations=2, **TINY).fit(holes)
+    fitted = DEformerImputer(**TINY).fit(holes)
+    with pytest.raises(InputError, match="only samples differ"):
+        fitted.set_params(n_imputations=2).impute(holes)
+    with pytest.raises(InputError, match="strategy must be"):
+        fitted.set_params(strategy="draw", n_imputations=1).transform(holes)
     X = np.where(np.random.default_rng(0).random((60, 2)) < 0.2, np.nan, np.random.default_rng(1).random((60, 2)))
     first, second = DEformerImputer("sample", n_imputations=2, **TINY).fit(X).impute(X)
     assert isinstance(first, np.ndarray)

@@ -112,7 +112,7 @@ class DEformerDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
         """
         parts = self._strangeness(self._terms(X)) - self.expected_
         codec = self.table_.codec
-        return pd.DataFrame(parts, codec.frame_of(X).index, codec.names).rename(columns=self._own_names)
+        return self._named(pd.DataFrame(parts, codec.frame_of(X).index, codec.names))
 
     def _terms(self, X: Any) -> Floats:
         """Give ln p of each value, averaged over orders, (rows, features) in nats; NaN where missing."""
@@ -177,6 +177,7 @@ class DEformerPyOD(BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> Floats:
         """Scale each row's score to the range of the scores of fit, as PyOD does by default: (rows, 2)."""
+        scores = self.decision_function(X)
         low, high = self.decision_scores_.min(), self.decision_scores_.max()
-        outlier = np.clip((self.decision_function(X) - low) / max(high - low, 1e-12), 0, 1)
+        outlier = np.clip((scores - low) / max(high - low, 1e-12), 0, 1)
         return np.column_stack([1 - outlier, outlier])

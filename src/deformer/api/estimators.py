@@ -17,7 +17,7 @@ from deformer.api.explanations import Explanation, explain
 from deformer.api.tables import Combine, TableModel, load_table, save_table
 from deformer.data.columns import Column, has_order
 from deformer.data.doubts import doubts
-from deformer.data.libraries import as_frame, is_frame, like, names_of_array
+from deformer.data.libraries import as_frame, is_frame, like, names_of_array, relabelled
 from deformer.data.seeds import derive_of_piece
 from deformer.errors import InputError
 from deformer.tasks.pool import SessionPool
@@ -30,13 +30,6 @@ Names = Sequence[Hashable]
 MOST = np.iinfo(np.int32).max
 Randomness = int | np.random.RandomState | None
 _Estimator = TypeVar("_Estimator", bound="TableEstimator")
-
-
-def _texts(names: Hashable | Names) -> list[str]:
-    """Take one name, or several, of columns that may be called by numbers."""
-    if isinstance(names, Iterable) and not isinstance(names, str):
-        return [str(name) for name in names]
-    return [str(names)]
 
 
 def _without_text(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -90,7 +83,6 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _learn(self, X: Any, X_val: Any, choices: Choices) -> None:
         X = self._checked(X, reset=True)
-        self._own_names = {str(name): name for name in X.columns} if isinstance(X, pd.DataFrame) else {}
         named: Choices = {"minutes": self.minutes, "epochs": self.epochs, "steps": self.steps, "kinds": self.kinds}
         named.update(choices)
         if is_frame(X):
@@ -108,6 +100,19 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
             device=self.device,
             progress=self.progress,
         )
+        self._own_columns = X.columns if isinstance(X, pd.DataFrame) else pd.Index(self.table_.codec.names)
+
+    def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return relabelled(frame, self._own_columns)
+
+    def _is_name(self, target: Any) -> bool:
+        """Say whether this is one column's name, as a pair is where names have two levels."""
+        several = isinstance(target, Iterable) and not isinstance(target, str)
+        return not several or (isinstance(target, tuple) and str(target) in self.table_.codec.names)
+
+    def _texts(self, names: Hashable | Names) -> list[str]:
+        """Take one name, or several, of columns that may be called by numbers."""
+        return [str(names)] if self._is_name(names) else [str(name) for name in names]  # type: ignore[union-attr]
 
     def _checked(self, X: Any, reset: bool = False, learned: bool = True) -> Any:
         """Check an array as scikit-learn does; a frame is checked column by column when it is encoded."""
@@ -115,10 +120,12 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
             check_is_fitted(self)
         if not is_frame(X):
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1)
-            if X.dtype.kind not in "biufO":
+            if X.dtype.kind not in "biufOmM":
                 X = _without_text(X)
         if reset or not is_frame(X):
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            # pandas may have put an index among the columns of an Arrow table
+            told = as_frame(X) if is_frame(X) and not isinstance(X, pd.DataFrame) else X
+            validate_data(self, told, reset=reset, skip_check_array=True)
         return X
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -162,7 +169,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
                 setattr(estimator, name, np.array(kept[name]) if isinstance(kept[name], list) else kept[name])
             elif not hasattr(estimator, name):
                 raise InputError(f"The file holds no {cls.__name__}, or one of another version: it lacks {name}.")
-        estimator.table_, estimator.n_features_in_, estimator._own_names = table, len(table.codec.names), {}
+        estimator.table_, estimator.n_features_in_ = table, len(table.codec.names)
+        estimator._own_columns = pd.Index(table.codec.names)
         if table.codec.names != names_of_array(len(table.codec.names)):
             estimator.feature_names_in_ = np.array(table.codec.names, dtype=object)
         return estimator
@@ -228,8 +236,8 @@ class DEformerDensity(TableEstimator):
         self, X: Any, targets: Hashable | Names | None = None, given: Hashable | Names = (), n_orders: int = 4
     ) -> Floats:
         """Return ln p(targets | given) of every row in nats; other columns are marginalised exactly."""
-        X, wanted = self._checked(X), None if targets is None else _texts(targets)
-        return tables.log_prob(self.table_, X, n_orders, "ensemble", wanted, _texts(given))
+        X, wanted = self._checked(X), None if targets is None else self._texts(targets)
+        return tables.log_prob(self.table_, X, n_orders, "ensemble", wanted, self._texts(given))
 
     def sample(self, n: int = 1, given: Any = None, random_state: Randomness = None) -> pd.DataFrame:
         """Draw rows; `given` holds evidence, one row for all or n rows, whose missing values are drawn.
@@ -238,14 +246,15 @@ class DEformerDensity(TableEstimator):
             random_state: None: the estimator's, so that draws repeat if it has a seed, and differ if it has none.
         """
         check_is_fitted(self)
+        given = None if given is None else self._checked(given)
         drawn = tables.draw_rows(self.table_, n, given, self._seed_of_draws(random_state))
-        return drawn.rename(columns=self._own_names)
+        return self._named(drawn)
 
     def sample_remaining_columns(self, known: Any, random_state: Randomness = None) -> Any:
         """Draw the columns that each row of known values lacks, by conditioning, never by rejection."""
-        check_is_fitted(self)
+        known = self._checked(known)
         drawn = tables.complete(self.table_, known, self._seed_of_draws(random_state))
-        return like(known, drawn.rename(columns=self._own_names))
+        return like(known, self._named(drawn))
 
     def _seed_of_draws(self, random_state: Randomness) -> int:
         if isinstance(random_state, int | np.integer):
@@ -261,9 +270,9 @@ class DEformerDensity(TableEstimator):
             A frame for one column, else a dict of frames: probabilities of labels or levels, or mean, std, quantiles.
         """
         X = self._checked(X)
-        if isinstance(targets, str) or not isinstance(targets, Iterable):
+        if self._is_name(targets):
             return tables.conditional(self.table_, X, str(targets), quantiles)
-        return {name: tables.conditional(self.table_, X, str(name), quantiles) for name in targets}
+        return {name: tables.conditional(self.table_, X, str(name), quantiles) for name in targets}  # type: ignore[union-attr]
 
     def predict_proba(self, X: Any, target: Hashable) -> Floats:
         """Return the probability of each label or level of a column, given the row's other values: (rows, labels).
@@ -276,7 +285,7 @@ class DEformerDensity(TableEstimator):
     def explain(self, X: Any, n_orders: int = 8) -> Explanation:
         """Return how surprising each value of each row is, and what was expected in its place."""
         X = self._checked(X)
-        return explain(self.table_, X, n_orders).renamed(self._own_names)
+        return explain(self.table_, X, n_orders).renamed(self._own_columns)
 
     def session(self, alarms: Alarms | None = None) -> Session:
         """Open a session for a row whose values arrive one by one, in any order."""
@@ -342,13 +351,16 @@ class DEformerImputer(TransformerMixin, TableEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None, **choices: Unpack[Choices]) -> "DEformerImputer":
         """Learn from a table that may have missing values; the arguments are those of `DEformerDensity.fit`."""
+        self._check_strategy()
+        self._learn(X, X_val, choices)
+        self.history_.raise_if_interrupted()
+        return self
+
+    def _check_strategy(self) -> None:
         if self.strategy not in ("mean", "mode", "sample"):
             raise InputError(f"strategy must be 'mean', 'mode' or 'sample', not {self.strategy!r}.")
         if self.n_imputations > 1 and self.strategy != "sample":
             raise InputError(f"n_imputations must be 1 for {self.strategy!r}; only samples differ.")
-        self._learn(X, X_val, choices)
-        self.history_.raise_if_interrupted()
-        return self
 
     def transform(self, X: Any, return_std: bool = False) -> Any:
         """Return the table with missing values filled in; types, names and index are preserved.
@@ -374,14 +386,17 @@ class DEformerImputer(TransformerMixin, TableEstimator):  # type: ignore[misc]
         numeric = [n for n, c in zip(codec.names, codec.columns, strict=True) if has_order(c)]
         spreads = tables.expect(self.table_, X, dict.fromkeys(numeric, Predictive.std))
         spread = pd.DataFrame(spreads, codec.frame_of(X).index, numeric, np.float64)
-        return spread.rename(columns=self._own_names)
+        return self._named(spread)
 
     def _fill(self, X: Any, seed: int) -> Any:
+        self._check_strategy()
         if self.strategy == "sample":
             filled = tables.complete(self.table_, X, seed)
         else:
             filled = tables.complete_expected(self.table_, X, self.strategy)
-        return like(X, filled) if is_frame(X) else filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
+        if is_frame(X):
+            return like(X, self._named(filled))
+        return filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
         """Return the names of the columns, which are those of fit."""

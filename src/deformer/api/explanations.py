@@ -1,6 +1,6 @@
 """Explanations: which values of a row surprise, by how many nats, and what was expected in their place."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from deformer.api import tables
 from deformer.api.tables import TableModel
 from deformer.data.columns import values_of
+from deformer.data.libraries import relabelled
 from deformer.data.table import Rows
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class Explanation:
     excess: pd.DataFrame
     share: pd.DataFrame
 
-    def renamed(self, names: Mapping[str, Hashable]) -> "Explanation":
-        """Call columns as the user does, who may have numbers for names."""
-        return Explanation(*(getattr(self, f.name).rename(columns=names) for f in fields(self)))
+    def renamed(self, own: "pd.Index[Any]") -> "Explanation":
+        """Call columns as the user does."""
+        return Explanation(*(relabelled(getattr(self, f.name), own) for f in fields(self)))
 
     def row(self, at: int) -> pd.DataFrame:
         """Give one row's columns, those of the largest excess first."""

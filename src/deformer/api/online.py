@@ -2,7 +2,6 @@
 
 import copy
 import decimal
-import math
 import numbers
 from collections import deque
 from collections.abc import Hashable, Mapping
@@ -14,6 +13,7 @@ from deformer.api import tables
 from deformer.api.defaults import suited
 from deformer.api.tables import TableModel
 from deformer.config import TrainConfig
+from deformer.data.frames import LARGEST
 from deformer.errors import InputError
 from deformer.tasks.streaming import Session
 from deformer.train.fit import fit
@@ -134,12 +134,12 @@ def _require_values(row: Row) -> None:
     """Refuse what no column could hold, before there are columns.
 
     Raises:
-        InputError: An infinite or unhashable value.
+        InputError: An infinite, too large or unhashable value.
     """
     for name, value in row.items():
         try:
-            infinite = isinstance(value, numbers.Real | decimal.Decimal) and math.isinf(value)
+            too_large = isinstance(value, numbers.Real | decimal.Decimal) and abs(float(value)) > LARGEST
         except (OverflowError, ValueError):
-            infinite = True
-        if infinite or not isinstance(value, Hashable):
+            too_large = True
+        if too_large or not isinstance(value, Hashable):
             raise InputError(f"{name!r}: {value!r} is no value that a column could hold.")
