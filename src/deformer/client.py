@@ -6,11 +6,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
-import numpy as np
 from pydantic import BaseModel
 
 from deformer.api.service import wire
-from deformer.data.times import plain
+from deformer.data.times import plain, python
 from deformer.errors import DeformerError, InputError
 
 Row = Mapping[str, Any]
@@ -37,7 +36,7 @@ def _sent(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = python(value)
     if isinstance(value, float) and math.isinf(value):
         raise InputError("JSON knows no infinite numbers; send None where a value is missing.")
     return value if isinstance(value, list | dict) else plain(value)

@@ -87,8 +87,11 @@ def test_a_token_is_needed_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) 
     for host in ("0.0.0.0", "example.org"):
         with pytest.raises(InputError, match="DEFORMER_TOKEN"):
             choose_admission(host, False)
-    monkeypatch.setenv("DEFORMER_TOKEN", "secret")
+    monkeypatch.setenv("DEFORMER_TOKEN", "secret\n")  # as files of secrets end
     assert choose_admission("0.0.0.0", False) == Admission("secret")
+    monkeypatch.setenv("DEFORMER_TOKEN", "geheimnisträger")
+    with pytest.raises(InputError, match="printable ASCII"):
+        choose_admission("127.0.0.1", False)
 
 
 def test_models_of_any_kind_are_opened(model: Path, tmp_path: Path) -> None:

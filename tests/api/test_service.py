@@ -112,6 +112,8 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     records = mixed(5, seed=5).to_dict("records")  # with NaN and moments
     assert len(remote.score(records)) == 5
     assert remote.conditional(records[0], ["sold"])["sold"].kind == "moment"
+    sold = [{"sold": np.datetime64("2024-03-01", unit)} for unit in ("ns", "D")]
+    assert len({score.mean_over_orders for score in remote.score([*sold, {"sold": "2024-03-01"}])}) == 1
     with pytest.raises(InputError, match="infinite"):
         remote.score([{"size": np.float32("-inf")}])
     with pytest.raises(ServiceError):
@@ -185,6 +187,15 @@ def test_every_route_of_tables_takes_both_kinds(client: TestClient, kind: str, r
     assert answer.status_code == 200, answer.text
     read = pd.read_csv if kind == "text/csv" else pd.read_parquet
     assert len(read(io.BytesIO(answer.content))) == (25 if route == "explain" else 5)
+
+
+def test_uploads_of_many_row_groups_are_read_whole(client: TestClient) -> None:
+    frame, headers = mixed(5, seed=5).astype({"kind": object}), {"content-type": "application/vnd.apache.parquet"}
+    for size in (2, 5):
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pandas(frame), buffer, row_group_size=size)
+        answer = client.post("/v1/score", content=buffer.getvalue(), headers=headers)
+        assert len(pd.read_parquet(io.BytesIO(answer.content))) == 5
 
 
 def test_uploads_are_read_as_files_are(tmp_path: Path) -> None:
@@ -340,6 +351,34 @@ def test_sessions_say_what_they_were_told(client: TestClient) -> None:
     assert client.get(f"/v1/sessions/{name}").json()["observed"] == {"kind": "never seen", "rooms": 2.4}
 
 
+def test_a_column_may_be_called_self_or_nothing_and_a_label_other() -> None:
+    labels = ["(other)", "a", "a"] * 20
+    frame = pd.DataFrame({"self": labels, "": range(60), "one": pd.Series([1, "1", 1] * 20, dtype=object)})
+    with TestClient(make_app(Engine(tables.learn(frame, steps=2)[0], "table"))) as client:
+        told = post(client, "conditional", row={"self": "a"}, targets=["self", "one"])["conditionals"]
+        assert list(told["self"]["probabilities"]) == ["(other)", "a", "((other))"]
+        for told_of_one in told.values():
+            assert sum(told_of_one["probabilities"].values()) == pytest.approx(1)
+        [row] = post(client, "sample")["rows"]
+        post(client, "score", rows=[row])
+
+
+def test_a_disk_that_takes_no_changes_is_said_and_logged(
+    table: TableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("read-only")
+
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        name = post(client, "sessions", 201)["session"]
+        snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
+        monkeypatch.setattr(Path, "unlink", refuse)
+        assert client.delete(f"/v1/snapshots/{snapshot}").status_code == 507
+        assert "read-only" in caplog.text
+        monkeypatch.undo()
+        assert client.delete(f"/v1/snapshots/{snapshot}").status_code == 204
+
+
 def test_failures_are_answered_in_kind(table: TableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "surprises", lambda *_: 1 / 0)
     with TestClient(make_app(Engine(table, "houses")), raise_server_exceptions=False) as client:
@@ -426,7 +465,8 @@ def test_any_network_can_be_served() -> None:
 
 
 def test_pages_of_other_sites_are_kept_out(table: TableModel) -> None:
-    with TestClient(make_app(Engine(table, "houses"), admission=Admission(hosts=LOOPBACK))) as client:
+    app = make_app(Engine(table, "houses"), admission=Admission(hosts=LOOPBACK))
+    with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/model").status_code == 200
         assert client.get("/v1/model", headers={"host": "example.org"}).status_code == 403
         assert client.get("/v1/model", headers={"host": "["}).status_code == 403

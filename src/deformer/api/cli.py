@@ -1,6 +1,7 @@
 """The command `deformer`. Nothing heavy is imported before a command runs."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -260,7 +261,7 @@ def evaluate(
     print(json.dumps(figures) if as_json else spell(figures))
 
 
-Table = Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet file.", show_default=False)]
+Table = Annotated[Path, typer.Argument(help="A .csv, .csv.gz, .tsv or .parquet file.", show_default=False)]
 
 
 @app.command()
@@ -343,6 +344,8 @@ def serve(
     except ImportError as error:
         raise InputError(f"The service needs more packages: pip install 'deformer[serve]' ({error.name}).") from error
 
+    if not math.isfinite(seconds):
+        raise InputError("--seconds must be finite.")
     admission = run.choose_admission(host, no_auth)
     run.check_port(host, port)
     engine = run.open_engine(model, device.value, ordinary, alarm_rate)

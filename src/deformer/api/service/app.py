@@ -308,7 +308,7 @@ def make_app(
     @router.get("/model", response_model=wire.ModelAnswer)
     async def model() -> Any:
         """Describe the model: its features, their kinds and values."""
-        return engine.describe()
+        return {**engine.describe(), "rows": service.limits.rows}
 
     _rows_routes(router, service)
     _session_routes(router, service)

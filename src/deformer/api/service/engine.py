@@ -1,7 +1,7 @@
 """What the service computes: from rows as clients write them to answers that JSON can hold. Knows nothing of HTTP."""
 
 import io
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from deformer.api.explanations import surprises
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
 from deformer.data.columns import Codes, has_order, point_mass, values_of
-from deformer.data.libraries import from_arrow
+from deformer.data.libraries import from_arrow, replaced
 from deformer.data.times import is_moment, plain, to_the_second
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
@@ -49,7 +49,10 @@ class Distribution:
 
     def spell(self, dtype: Any) -> dict[str, Any]:
         """Write it as JSON can hold it, in the units of a column of this type."""
-        probabilities = {_key(spell(v, dtype)): p for v, p in self.probabilities.items()}
+        probabilities: dict[str, float] = {}
+        for value, p in self.probabilities.items():  # of which two may be spelled alike, as 1 and "1" are
+            key = _key(spell(value, dtype))
+            probabilities[key] = probabilities.get(key, 0.0) + p
         if not self.quantiles:
             return {"kind": "discrete", "probabilities": probabilities}
         quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
@@ -215,10 +218,10 @@ class Engine:
         """
         try:
             if kind == "csv":
-                chunks = text_chunks(io.BytesIO(body), most, self.table.codec.layout)
+                frame = next(text_chunks(io.BytesIO(body), most, self.table.codec.layout), pd.DataFrame())
             else:
-                chunks = self._parquet(body, most)
-            frame = next(iter(chunks), pd.DataFrame()).drop(columns=self.table.codec.index or [], errors="ignore")
+                frame = self._parquet(body, most)
+            frame = frame.drop(columns=self.table.codec.index or [], errors="ignore")
             for name in frame:
                 if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > longest:
                     raise InputError(f"column {name!r} holds a text of more than {longest} characters")
@@ -229,7 +232,7 @@ class Engine:
             raise InputError("the body holds no rows")
         return rows
 
-    def _parquet(self, body: bytes, most: int) -> Iterator[pd.DataFrame]:
+    def _parquet(self, body: bytes, most: int) -> pd.DataFrame:
         """Read Parquet, of which a few bytes may stand for gigabytes: no column unread, no text more than once."""
         schema = pq.read_schema(io.BytesIO(body))
         index = [self.table.codec.index, *(schema.pandas_metadata or {}).get("index_columns", ())]
@@ -244,7 +247,14 @@ class Engine:
         sizes = (file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
         if sum(sizes) > UNPACKED:
             raise InputError("the body holds too much when it is unpacked")
-        return (from_arrow(batch) for batch in file.iter_batches(most, columns=[c.name for c in columns]))
+        pieces: list[pd.DataFrame] = []
+        n = 0
+        for batch in file.iter_batches(most, columns=[c.name for c in columns]):  # of text, one for each row group
+            pieces.append(from_arrow(batch))
+            n += len(batch)
+            if n >= most:
+                break
+        return pd.concat(pieces, ignore_index=True)[:most] if pieces else pd.DataFrame()
 
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Give the log-likelihood of each row in nats, and the parts of it that each value has."""
@@ -280,7 +290,7 @@ class Engine:
 
     def conditional(self, frame: pd.DataFrame, targets: Sequence[str], n_orders: int) -> dict[str, Any]:
         """Describe p(feature | the row's other values) for each target; what is held must not tell about itself."""
-        hidden = frame.assign(**{name: None for name in targets if frame[name].notna().any()})
+        hidden = replaced(frame, {name: None for name in targets if frame[name].notna().any()})
         return self.in_units(tables.ask_row(self.table, hidden, targets, distributions, n_orders))
 
     def in_units(self, answers: Mapping[str, Distribution]) -> dict[str, Any]:

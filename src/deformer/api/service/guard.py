@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deformer.api.service import problems
 from deformer.api.service.problems import CLOSE, TooLarge, TooSlow
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "testserver")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ STATUS: dict[type[Exception], tuple[int, str, str]] = {
     TooMany: (429, "too_many", "No more sessions or snapshots are kept."),
     Busy: (503, "busy", "Too many requests wait; try again."),
     asyncio.TimeoutError: (504, "out_of_time", "There was no answer in time; ask for less."),
-    NoRoom: (507, "no_room", "The snapshot could not be written."),
+    NoRoom: (507, "no_room", "The disk takes no changes of snapshots; the log of the service says why."),
     ClientDisconnect: (400, "gone", "The body did not arrive whole."),
 }
 CODES = {

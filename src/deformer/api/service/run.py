@@ -34,9 +34,11 @@ def choose_admission(host: str, no_auth: bool) -> Admission:
     """Take the token from the environment variable DEFORMER_TOKEN.
 
     Raises:
-        InputError: There is none, though others than this machine can ask.
+        InputError: There is none, though others than this machine can ask, or one that no header can hold.
     """
-    token = os.environ.get("DEFORMER_TOKEN") or None
+    token = os.environ.get("DEFORMER_TOKEN", "").strip() or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise InputError("DEFORMER_TOKEN must be printable ASCII, or no client could send it.")
     if no_auth or token is not None:
         return Admission(None if no_auth else token)
     if not _is_loopback(host):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import secrets
 import time
@@ -18,6 +19,7 @@ from deformer.tasks.pool import SessionPool
 from deformer.tasks.streaming import Reading, Surprise
 from deformer.train.checkpoint import write_bytes
 
+LOG = logging.getLogger(__name__)
 SNAPSHOT = re.compile("[0-9a-f]{32}")
 
 
@@ -30,7 +32,7 @@ class TooMany(Exception):
 
 
 class NoRoom(Exception):
-    """A snapshot could not be written."""
+    """A snapshot could not be written, or removed."""
 
 
 class Conflict(FieldError):
@@ -173,7 +175,7 @@ class Sessions:
         Raises:
             NotThere: No such session.
             TooMany: As many as allowed are kept.
-            NoRoom: It could not be written.
+            NoRoom: It could not be written, nor an old one removed.
         """
         reading, name = self.reading(session), secrets.token_hex(16)
         if len(self._saved_at) >= self.most:
@@ -185,6 +187,7 @@ class Sessions:
             try:
                 write_bytes(self.folder / f"{name}.json", json.dumps(written).encode())
             except InputError as error:  # names the folder, which is none of the client's business
+                LOG.error("A snapshot is lost: %s", error)
                 raise NoRoom from error
         self._saved_at[name] = time.time()
         return name
@@ -201,12 +204,18 @@ class Sessions:
 
         Raises:
             NotThere: There is none of this name.
+            NoRoom: The disk will not let go of it.
         """
-        if self._saved_at.pop(name, None) is None:  # names given out, never a path that a client made up
+        if name not in self._saved_at:  # names given out, never a path that a client made up
             raise NotThere(f"There is no snapshot {name!r}.")
-        self._snapshots.pop(name, None)
         if self.folder is not None:
-            (self.folder / f"{name}.json").unlink(missing_ok=True)
+            try:
+                (self.folder / f"{name}.json").unlink(missing_ok=True)
+            except OSError as error:
+                LOG.error("A snapshot stays: %s", error)
+                raise NoRoom from error
+        self._snapshots.pop(name, None)
+        del self._saved_at[name]
 
     def _saved(self, name: str) -> Mapping[str, Any]:
         saved: Mapping[str, Any] | None = self._snapshots.get(name)

@@ -30,7 +30,7 @@ def _of_bounded_width(row: Any) -> Any:
 AnyValue = bool | int | float | str | None
 AnyRow = dict[str, AnyValue]
 Value = Annotated[AnyValue, AfterValidator(_sound)]
-Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_sound)]
+Name = Annotated[str, Field(max_length=1000), AfterValidator(_sound)]
 Row = Annotated[dict[Name, Value], BeforeValidator(_of_bounded_width)]
 Names = Annotated[list[Name], Field(max_length=WIDEST)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of all that is drawn.")]
@@ -177,6 +177,7 @@ class ModelAnswer(BaseModel):
     parameters: int
     features: list[Feature]
     image_shape: tuple[int, int] | None
+    rows: Annotated[int, Field(description="That one request may hold.")]
 
 
 class Problem(BaseModel):

@@ -37,7 +37,8 @@ export function start(model) {
       parts.update();
       return;
     }
-    drawn ??= (await ask("sample", { n: Math.max(10, Math.min(DRAWN, Math.floor(AFFORDABLE / fields.length))), seed: 1 })).rows;
+    const affordable = Math.max(10, Math.floor(AFFORDABLE / fields.length));
+    drawn ??= (await ask("sample", { n: Math.min(DRAWN, affordable, model.rows - 1), seed: 1 })).rows; // scored beside the row
     const others = drawn.map((r) => Object.fromEntries(filled.map((name) => [name, r[name]])));
     const { scores } = await ask("score", { rows: [row, ...others], n_orders: 2, terms: true });
     const own = -scores[0].mean_over_orders;
@@ -101,7 +102,7 @@ function field(feature, i) {
   return {
     box,
     name: feature.name,
-    value: () => (input.value === "" ? null : read(feature, input)),
+    value: () => (input.value.trim() === "" ? null : read(feature, input)),
     set: (value) => (input.value = value === null || value === undefined ? "" : write(feature, value)),
     show(distribution) {
       holder.hidden = distribution === null;
@@ -178,11 +179,16 @@ function picture(d) {
       options: { ...plain, scales: { y: { min: 0, max: 1, ticks: { maxTicksLimit: 3 } } } },
     };
   }
-  return {
-    type: "line",
-    data: { datasets: [{ data: curve(d.quantiles), borderColor: "#1f4e9c", backgroundColor: "#1f4e9c33", fill: true, pointRadius: 0, cubicInterpolationMode: "monotone" }] },
-    options: { ...plain, scales: { x: { type: "linear", ticks: { maxTicksLimit: 5, ...dated(d) } }, y: { display: false, min: 0 } } },
+  const line = { borderColor: "#1f4e9c", backgroundColor: "#1f4e9c33", pointRadius: 0 };
+  const density = { ...line, data: curve(d.quantiles), fill: true, cubicInterpolationMode: "monotone" };
+  const masses = Object.entries(d.probabilities ?? {}).map(([value, p]) => [d.kind === "moment" ? time(value) : Number(value), p]);
+  const lines = masses.map(([x, y]) => ({ ...line, data: [{ x, y: 0 }, { x, y }], borderWidth: 4, yAxisID: "mass" }));
+  const scales = {
+    x: { type: "linear", ticks: { maxTicksLimit: 5, ...dated(d) } },
+    y: { display: false, min: 0 },
+    mass: { display: false, min: 0, max: 1 }, // a probability, not a density: as high as it is of the chart
   };
+  return { type: "line", data: { datasets: [density, ...lines] }, options: { ...plain, scales } };
 }
 
 const dated = (d) => (d.kind === "moment" ? { callback: (x) => new Date(x).toISOString().slice(0, 10) } : {});
