@@ -605,6 +605,16 @@ def test_columns_may_have_names_of_two_levels() -> None:
         pd.testing.assert_index_equal(table.columns, frame.columns)
 
 
+@pytest.mark.parametrize("names", [[0, 7], [("a", 1), ("a", 2)]])
+def test_names_stay_as_they_are_given_after_loading(names: list[object]) -> None:
+    frame = pd.DataFrame([[1.5, "x"], [2.5, "y"]] * 30, columns=pd.Index(names)).convert_dtypes(dtype_backend="pyarrow")
+    imputer = DEformerImputer(**TINY).fit(frame)
+    pd.testing.assert_frame_equal(DEformerImputer.from_table(imputer.table_).transform(frame), frame)
+    as_text = frame.set_axis([str(name) for name in names], axis=1)
+    pd.testing.assert_frame_equal(imputer.transform(as_text), as_text)
+    pd.testing.assert_index_equal(imputer.transform(frame.iloc[:, :1]).columns, frame.columns)
+
+
 def test_an_index_in_arrow_comes_back() -> None:
     table = pa.Table.from_pandas(mixed(60).set_index(pd.Index([f"row {i}" for i in range(60)], name="id")))
     imputer = DEformerImputer(**TINY).fit(table)
@@ -686,7 +696,7 @@ def test_whatever_arrives_in_a_column_that_was_empty_in_fit_is_missing() -> None
     filled = table.assign(text="new", numbers="also text")
     np.testing.assert_array_equal(density.score_samples(filled), density.score_samples(table))
     for column in ("text", "numbers"):
-        with pytest.raises(InputError, match="missing value"):
+        with pytest.raises(InputError, match="fit saw no value"):
             density.session().observe(column, "new")
 
 

@@ -63,6 +63,7 @@ def test_the_model_is_described(client: TestClient) -> None:
         **{"size": "number", "kind": "label", "price": "number", "rooms": "level", "sold": "moment"}
     }
     assert model["image_shape"] is None
+    assert model["rows"] == Limits().rows
     assert client.get("/openapi.json").status_code == 200
 
 
@@ -113,7 +114,7 @@ def test_the_python_client(client: TestClient, table: TableModel) -> None:
     assert len(remote.score(records)) == 5
     assert remote.conditional(records[0], ["sold"])["sold"].kind == "moment"
     sold = [{"sold": np.datetime64("2024-03-01", unit)} for unit in ("ns", "D")]
-    assert len({score.mean_over_orders for score in remote.score([*sold, {"sold": "2024-03-01"}])}) == 1
+    assert np.ptp([score.mean_over_orders for score in remote.score([*sold, {"sold": "2024-03-01"}])]) < 1e-4
     with pytest.raises(InputError, match="infinite"):
         remote.score([{"size": np.float32("-inf")}])
     with pytest.raises(ServiceError):
@@ -468,7 +469,8 @@ def test_pages_of_other_sites_are_kept_out(table: TableModel) -> None:
     app = make_app(Engine(table, "houses"), admission=Admission(hosts=LOOPBACK))
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/model").status_code == 200
-        assert client.get("/v1/model", headers={"host": "example.org"}).status_code == 403
+        for host in ("example.org", "testserver"):
+            assert client.get("/v1/model", headers={"host": host}).status_code == 403
         assert client.get("/v1/model", headers={"host": "["}).status_code == 403
         with (
             pytest.raises(WebSocketDisconnect),
@@ -593,6 +595,7 @@ def test_a_column_that_was_empty_in_fit_has_no_figures() -> None:
     with TestClient(make_app(Engine(tables.learn(frame, steps=2)[0], "table"))) as client:
         told = post(client, "conditional", row={"x": 1})["conditionals"]
         assert told["empty"]["quantiles"]["0.5"] is None
+        assert "std" not in told["empty"]
         assert set(told["flag"]["probabilities"]) == {"true", "false"}
         [row] = post(client, "sample", n=1)["rows"]
         assert row["flag"] in client.get("/v1/model").json()["features"][2]["values"]

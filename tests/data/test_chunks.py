@@ -77,8 +77,11 @@ def test_a_column_called_self_and_columns_that_were_not_in_fit(tmp_path: Path) -
     (tmp_path / "t.csv").write_text("self,b\nx ,1\n")
     assert read_all(tmp_path / "t.csv")["self"].tolist() == ["x"]
     (tmp_path / "t.csv").write_text("," * 5000 + "\n")
-    with pytest.raises(InputError, match="was not there in fit"):
+    with pytest.raises(InputError, match="5001 cells in its first line, but 2 columns in fit"):
         read_all(tmp_path / "t.csv", Layout(names=["a", "b"]))
+    (tmp_path / "t.csv").write_text("id,a,b,b\n1,2,3,4\n")
+    with pytest.raises(InputError, match="4 cells in its first line"):
+        read_all(tmp_path / "t.csv", Layout(names=["a", "b"], index="id"))
 
 
 def test_names_of_rows_are_never_missing(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_the_cdf_of_a_level_in_float32_and_of_nothing() -> None:
     np.testing.assert_array_equal(p.cdf(np.full(N, 0.7, np.float32)), up_to)
     assert (p.cdf(np.full(N, 0.69)) < up_to).all()
     assert np.isnan(p.cdf(np.full(N, np.nan))).all()
+    days = dataclasses.replace(p, column=Levels((20240103.0, 20240104.0, 20240105.0), 99))  # two are one float32
+    np.testing.assert_allclose(days.cdf(np.full(N, 20240103.0)), days.probabilities()[:, 0])
 
 
 def test_of_what_was_never_seen_there_is_no_spread() -> None:

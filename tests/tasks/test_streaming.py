@@ -100,6 +100,8 @@ def test_forks_snapshots_and_closing() -> None:
         session.observe(*told[3])
     with pytest.raises(InputError, match="not a snapshot"):
         other.restore({"features": [0]})
+    with pytest.raises(InputError, match="not a snapshot"):
+        other.restore({**saved, "features": [math.inf]})
     with pytest.raises(InputError, match="does not belong"):
         other.restore({**saved, "features": [0, 99]})
 
@@ -111,6 +113,7 @@ def test_forks_snapshots_and_closing() -> None:
         ("x0", 7, "'x0': .*7.0.* is no value of Binary"),
         ("x0", math.nan, "missing value is not an observation"),
         ("x0", None, "missing value is not an observation"),
+        ("x0", np.float32("nan"), "missing value is not an observation"),
         ("x1", math.inf, "inf"),
         ("x1", "warm", "'x1': could not convert"),
         ("x2", 1, "observed already"),

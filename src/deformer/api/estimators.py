@@ -105,6 +105,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
     def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
         return relabelled(frame, self._own_columns)
 
+    def _like(self, X: Any, frame: pd.DataFrame) -> Any:
+        """Give a frame in the library of a table, under its names, and where it lacks a column under that of fit."""
+        return like(X, relabelled(self._named(frame), X.columns) if isinstance(X, pd.DataFrame) else frame)
+
     def _is_name(self, target: Any) -> bool:
         """Say whether this is one column's name, as a pair is where names have two levels."""
         several = isinstance(target, Iterable) and not isinstance(target, str)
@@ -254,7 +258,7 @@ class DEformerDensity(TableEstimator):
         """Draw the columns that each row of known values lacks, by conditioning, never by rejection."""
         known = self._checked(known)
         drawn = tables.complete(self.table_, known, self._seed_of_draws(random_state))
-        return like(known, self._named(drawn))
+        return self._like(known, drawn)
 
     def _seed_of_draws(self, random_state: Randomness) -> int:
         if isinstance(random_state, int | np.integer):
@@ -277,7 +281,8 @@ class DEformerDensity(TableEstimator):
     def predict_proba(self, X: Any, target: Hashable) -> Floats:
         """Return the probability of each label or level of a column, given the row's other values: (rows, labels).
 
-        `conditional` returns the same as a frame with their names; for labels, the last is "(other)".
+        `conditional` returns the same as a frame with their names; for labels, the last is "(other)", in
+        more brackets if a label is called so.
         """
         X = self._checked(X)
         return tables.ask(self.table_, X, str(target), Predictive.probabilities)
@@ -395,7 +400,7 @@ class DEformerImputer(TransformerMixin, TableEstimator):  # type: ignore[misc]
         else:
             filled = tables.complete_expected(self.table_, X, self.strategy)
         if is_frame(X):
-            return like(X, self._named(filled))
+            return self._like(X, filled)
         return filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:

@@ -136,7 +136,7 @@ def text_chunks(file: io.BufferedIOBase, n_rows: int, layout: Layout) -> Iterato
     first = [cell.strip() for cell in as_it_stands]
     known = {*layout.names, layout.index}
     if layout.names and len(first) > len(known):  # before each of them costs memory
-        raise ValueError(f"column {next(name for name in first if name not in known)!r} was not there in fit")
+        raise ValueError(f"{len(first)} cells in its first line, but {len(layout.names)} columns in fit")
     called = enumerate(zip(first, names_of_array(len(first)), strict=True))
     labels = {i for i, names in called if {*names} & {*layout.labels}}
     looked_at = [first, second, *itertools.islice(records, LOOKED_AT - 2)]

@@ -81,9 +81,10 @@ def relabelled(frame: pd.DataFrame, own: "pd.Index[Any]") -> pd.DataFrame:
     """Call columns as the user does, whose names may be numbers or have several levels; others keep their names."""
     at = {str(name): i for i, name in enumerate(own)}
     known = [at.get(str(name), -1) for name in frame.columns]
-    if -1 in known:
-        return frame.set_axis([name if i < 0 else own[i] for i, name in zip(known, frame.columns, strict=True)], axis=1)
-    return frame.set_axis(own[known], axis=1)
+    if -1 not in known:
+        return frame.set_axis(own[known], axis=1)
+    names = pd.Index([name if i < 0 else own[i] for i, name in zip(known, frame.columns, strict=True)])
+    return frame.set_axis(names.set_names(own.names) if names.nlevels == own.nlevels else names, axis=1)
 
 
 def is_frame(table: Any) -> bool:

@@ -121,7 +121,7 @@ def columns_around(schema: Schema, radius: int) -> Int[Tensor, "features neighbo
         whole = torch.stack([_closer(along, radius) for along in whole.T], 1)
         extents = whole.amax(0) + 2 * radius + 1
         strides = torch.cumprod(F.pad(extents, (1, -1), value=1.0), 0)
-        if extents.prod() * len(placed) > 2**53:
+        if extents.prod() * (apart.max() + 1) > 2**53:
             raise InputError(f"There are too many places for a neighbourhood of {radius}; 0 is none.")
         # One number per place, unlike for every offset within reach.
         keys, ranked = (whole @ strides + apart * extents.prod()).sort()

@@ -152,10 +152,11 @@ class Predictive:
         """Give P(column <= value) for one value per row; numbers and levels only."""
         self._require_numbers()
         if self._levels is not None:
-            numbers = values.astype(np.float64)[:, None]
-            below = (self._levels <= numbers) | alike_in_float32(self._levels, numbers)
-            total = (self.probabilities() * below).sum(1)
-            return np.where(np.isnan(numbers[:, 0]), np.nan, total)
+            numbers = values.astype(np.float64)
+            nearest = self._levels[np.abs(self._levels - numbers[:, None]).argmin(1)]
+            up_to = np.where(alike_in_float32(numbers, nearest), nearest, numbers)
+            total = (self.probabilities() * (self._levels <= up_to[:, None])).sum(1)
+            return np.where(np.isnan(numbers), np.nan, total)
         codes = self._codes(self.column.encode(values)[0][:, None])
         below_code: npt.NDArray[np.float64] = self._by_order(self.conditionals.cdf(codes)).mean(0)
         return below_code

@@ -137,7 +137,8 @@ class Vocabulary:
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{name!r}: {error}") from error
         if math.isnan(code):
-            why = "a missing value is not an observation" if absent(value) else "fit saw no value of it"
+            empty = self.codec.is_empty(feature) and not absent(value)
+            why = "fit saw no value of it" if empty else "a missing value is not an observation"
             raise InputError(f"{name!r}: {why}; leave it out.")
         continuous = isinstance(self.codec.columns[feature].domain, Continuous)
         return Arrival(name, feature, code, log_base, continuous)

@@ -56,7 +56,7 @@ class Distribution:
         if not self.quantiles:
             return {"kind": "discrete", "probabilities": probabilities}
         quantiles = {str(q): spell(x, dtype) for q, x in zip(QUANTILES, self.quantiles, strict=True)}
-        told = {"mean": spell(self.mean, dtype), "std": self.std, "quantiles": quantiles}
+        told = {"mean": spell(self.mean, dtype), "std": plain(self.std), "quantiles": quantiles}
         kind = "moment" if is_moment(dtype) else "number"
         return {"kind": kind, **told, **({"probabilities": probabilities} if probabilities else {})}
 
@@ -223,7 +223,8 @@ class Engine:
                 frame = self._parquet(body, most)
             frame = frame.drop(columns=self.table.codec.index or [], errors="ignore")
             for name in frame:
-                if frame[name].dtype.kind == "O" and frame[name].astype(str).str.len().max() > longest:
+                held = frame[name].cat.categories if hasattr(frame[name], "cat") else frame[name]
+                if held.dtype.kind == "O" and held.astype(str).str.len().max() > longest:
                     raise InputError(f"column {name!r} holds a text of more than {longest} characters")
             rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
         except Exception as error:  # whatever a reader of foreign bytes may raise
@@ -247,14 +248,12 @@ class Engine:
         sizes = (file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
         if sum(sizes) > UNPACKED:
             raise InputError("the body holds too much when it is unpacked")
-        pieces: list[pd.DataFrame] = []
-        n = 0
+        batches: list[pa.RecordBatch] = []
         for batch in file.iter_batches(most, columns=[c.name for c in columns]):  # of text, one for each row group
-            pieces.append(from_arrow(batch))
-            n += len(batch)
-            if n >= most:
+            batches.append(batch)
+            if sum(len(batch) for batch in batches) >= most:
                 break
-        return pd.concat(pieces, ignore_index=True)[:most] if pieces else pd.DataFrame()
+        return from_arrow(pa.Table.from_batches(batches)[:most].unify_dictionaries()) if batches else pd.DataFrame()
 
     def score(self, frame: pd.DataFrame, n_orders: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Give the log-likelihood of each row in nats, and the parts of it that each value has."""
