@@ -620,7 +620,7 @@ def test_snapshots_make_room_and_know_their_own(table: TableModel, tmp_path: Pat
         name = post(client, "sessions", 201)["session"]
         client.app.state.service.sessions.folder = tmp_path / "package.json"  # type: ignore[attr-defined]
         error = post(client, f"sessions/{name}/snapshots", 507)["error"]
-        assert error["message"] == "The snapshot could not be written."
+        assert error["message"] == "The disk takes no changes of snapshots; the log of the service says why."
 
 
 def test_the_value_at_fault_is_found_among_many(table: TableModel) -> None:

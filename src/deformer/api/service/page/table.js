@@ -186,7 +186,7 @@ function picture(d) {
   const scales = {
     x: { type: "linear", ticks: { maxTicksLimit: 5, ...dated(d) } },
     y: { display: false, min: 0 },
-    mass: { display: false, min: 0, max: 1 }, // a probability, not a density: as high as it is of the chart
+    mass: { axis: "y", display: false, min: 0, max: 1 }, // a probability, not a density: as high as it is of the chart
   };
   return { type: "line", data: { datasets: [density, ...lines] }, options: { ...plain, scales } };
 }
