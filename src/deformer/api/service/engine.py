@@ -249,9 +249,11 @@ class Engine:
         if sum(sizes) > UNPACKED:
             raise InputError("the body holds too much when it is unpacked")
         batches: list[pa.RecordBatch] = []
+        n = 0
         for batch in file.iter_batches(most, columns=[c.name for c in columns]):  # of text, one for each row group
             batches.append(batch)
-            if sum(len(batch) for batch in batches) >= most:
+            n += len(batch)
+            if n >= most:
                 break
         return from_arrow(pa.Table.from_batches(batches)[:most].unify_dictionaries()) if batches else pd.DataFrame()
 
