@@ -1,6 +1,7 @@
 """The page in a real browser: paint, fill in, type, and see numbers change."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import uvicorn
@@ -18,6 +21,7 @@ from tests.models import mixed
 from deformer.api import tables
 from deformer.api.service.app import make_app
 from deformer.api.service.engine import Engine
+from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.config import ModelConfig
 from deformer.data.schema import Binary, image_schema
@@ -37,11 +41,11 @@ FLAGS = [
 
 
 @contextlib.contextmanager
-def served(engine: Engine) -> Iterator[str]:
+def served(engine: Engine, **choices: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(engine), port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(make_app(engine, **choices), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -150,3 +154,20 @@ def test_a_row_is_filled_in_field_by_field(browser: Any, width: int) -> None:
         page.locator("#clear").click()
         expect(page.locator("#rank")).to_have_text("Fill in a field.")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_point_mass_is_said_and_drawn_and_the_gauge_keeps_to_the_limit_of_rows(browser: Any) -> None:
+    draws = np.random.default_rng(0)
+    amount = np.where(draws.random(300) < 0.5, 0.0, draws.lognormal(size=300))
+    table = tables.learn(pd.DataFrame({"rain": amount, "wind": draws.normal(size=300)}), steps=60, minutes=None)[0]
+    with served(Engine(table, "weather"), limits=Limits(rows=50)) as url, opened(browser, url) as page:
+        expect = playwright.expect
+        expect(page.locator(".field", has_text="rain").locator(".said")).to_contain_text("0: ")
+        drawn = "[...document.querySelectorAll('.field canvas')].map((c) => Chart.getChart(c).data.datasets.length)"
+        assert page.evaluate(drawn) == [2, 1]  # a density, and beside it a line as high as the probability
+        curve = page.evaluate("Chart.getChart(document.querySelector('.field canvas')).data.datasets[0].data")
+        area = sum((b["x"] - a["x"]) * (a["y"] + b["y"]) / 2 for a, b in itertools.pairwise(curve))
+        assert area < 0.7  # of the half that is not 0, by slices of the quantiles: the mass is not in it
+        page.locator(".field", has_text="wind").locator("input").fill("0.5")
+        expect(page.locator("#rank")).to_contain_text("% of the rows")
+        look(page, "point-mass")

@@ -180,8 +180,8 @@ function picture(d) {
     };
   }
   const line = { borderColor: "#1f4e9c", backgroundColor: "#1f4e9c33", pointRadius: 0 };
-  const density = { ...line, data: curve(d.quantiles), fill: true, cubicInterpolationMode: "monotone" };
   const masses = Object.entries(d.probabilities ?? {}).map(([value, p]) => [d.kind === "moment" ? time(value) : Number(value), p]);
+  const density = { ...line, data: curve(d.quantiles, masses[0]), fill: true, cubicInterpolationMode: "monotone" };
   const lines = masses.map(([x, y]) => ({ ...line, data: [{ x, y: 0 }, { x, y }], borderWidth: 4, yAxisID: "mass" }));
   const scales = {
     x: { type: "linear", ticks: { maxTicksLimit: 5, ...dated(d) } },
@@ -196,13 +196,17 @@ const dated = (d) => (d.kind === "moment" ? { callback: (x) => new Date(x).toISO
 // Without a zone a moment is in UTC, and so is a date alone.
 const time = (text) => Date.parse(text.length > 10 && !/(Z|[+-]\d\d:?\d\d)$/.test(text.slice(10)) ? `${text}Z` : text);
 
-// The density between two quantiles is their difference in probability over their distance.
-function curve(quantiles) {
-  const pairs = Object.entries(quantiles).map(([q, x]) => [Number(q), typeof x === "string" ? time(x) : x]).sort((a, b) => a[0] - b[0]);
+// The density between two quantiles is their difference in probability over their distance; a point mass is drawn beside it.
+function curve(quantiles, [mass, p] = [NaN, 0]) {
+  const all = Object.entries(quantiles).map(([q, x]) => [Number(q), typeof x === "string" ? time(x) : x]).sort((a, b) => a[0] - b[0]);
+  const pairs = all.filter(([, x]) => x !== mass);
+  if (all[0][1] === mass) pairs.unshift([p, mass]);
+  if (all.at(-1)[1] === mass) pairs.push([1 - p, mass]);
   const points = [];
   for (let i = 1; i < pairs.length; i++) {
     const [[q0, x0], [q1, x1]] = [pairs[i - 1], pairs[i]];
-    if (x1 > x0) points.push({ x: (x0 + x1) / 2, y: (q1 - q0) / (x1 - x0) });
+    const between = x0 < mass && mass < x1 ? p : 0;
+    if (x1 > x0) points.push({ x: (x0 + x1) / 2, y: Math.max(0, q1 - q0 - between) / (x1 - x0) });
   }
   return points.length ? [{ x: pairs[0][1], y: 0 }, ...points, { x: pairs.at(-1)[1], y: 0 }] : [];
 }
