@@ -12,7 +12,7 @@ from deformer.baselines.baseline import Baseline, fit_baseline
 from deformer.baselines.made import MADE
 from deformer.baselines.masked import MaskedTransformer
 from deformer.baselines.nade import NADE, DeepNADE
-from deformer.baselines.pixels import PixelRNN, skew, unskew
+from deformer.baselines.pixels import DiagonalBiLSTM, MaskedConv, PixelRNN, RowLSTM, skew, unskew
 from deformer.baselines.raster import RasterBaseline
 from deformer.baselines.trade import TraDE
 from deformer.config import ModelConfig
@@ -119,6 +119,31 @@ def test_gradients_flow_from_every_earlier_feature_and_no_other(name: str) -> No
     earlier = place[None, :] < place[:, None]
     assert (jacobian[~earlier] == 0).all()
     assert (jacobian[earlier] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["convolution", "convolution and itself", "row", "diagonal"])
+def test_a_layer_of_pixels_reaches_all_that_it_may_and_nothing_else(name: str) -> None:
+    torch.manual_seed(0)
+    layer = {
+        "convolution": lambda: MaskedConv(4, 2, (5, 3), itself=False),
+        "convolution and itself": lambda: MaskedConv(4, 2, (5, 3), itself=True),
+        "row": lambda: RowLSTM(2),
+        "diagonal": lambda: DiagonalBiLSTM(2),
+    }[name]().double()
+    height, width = 4, 9
+    x = torch.randn(1, 4, height, width, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda told: layer(told).sum(1)[0], x)[:, :, 0]
+    reached = (jacobian != 0).any(2)  # the pixel asked, then the pixel told
+    row, column = torch.arange(height), torch.arange(width)
+    up = row[:, None, None, None] - row[:, None]  # how many rows above the pixel, and columns to its left
+    left = column[:, None, None] - column
+    allowed = {
+        "convolution": ((up == 0) & (left == 1)) | ((up > 0) & (up <= 2) & (left.abs() <= 1)),
+        "convolution and itself": ((up == 0) & (left >= 0) & (left <= 1)) | ((up > 0) & (up <= 2) & (left.abs() <= 1)),
+        "row": (up >= 0) & (left <= up + 1) & (left >= -up),  # a state more of each side with every row
+        "diagonal": (up > 0) | ((up == 0) & (left >= 0)),
+    }[name]
+    assert torch.equal(reached, allowed)
 
 
 def _terms_given(model: Baseline, told: torch.Tensor, chosen: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -292,6 +317,19 @@ def test_imputations_follow_the_evidence(name: str) -> None:
     torch.testing.assert_close(frequencies.double(), p, rtol=0, atol=0.04)
 
 
+@pytest.mark.parametrize("name", ["deep_nade", "masked"])
+def test_rows_with_more_and_fewer_holes_are_filled_in_together(name: str) -> None:
+    model = random_model(name)
+    row = torch.tensor([1.0, 2.0, 3.0, 0.0, 1.0, 1.0, 0.0, 1.0]).double()
+    rows = row.repeat(900, 1)
+    rows[300:600, 1] = torch.nan
+    rows[600:, :5] = torch.nan
+    filled = model.impute(rows, generator(0))
+    assert torch.equal(filled[~rows.isnan()], rows[~rows.isnan()])
+    assert (filled[300:600, 1] != 2).any()
+    assert len(filled[600:].unique(dim=0)) > 1
+
+
 def test_the_ensemble_of_made_takes_each_of_its_orders() -> None:
     made = random_model("made")
     assert isinstance(made, MADE)
@@ -353,6 +391,12 @@ def test_a_kept_mask_is_the_one_that_is_made_anew() -> None:
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(kept.masks(3), again.masks(3), strict=True))
     assert kept.double().masks(3)[0].dtype == torch.float64
+
+
+def test_each_order_of_made_is_another() -> None:
+    model = MADE(table_schema([Binary()] * 3), (16,), n_masks=32)
+    assert model.n_masks == len(model.own_orders.unique(dim=0)) == 6
+    assert MADE(table_schema([Binary()]), (4,), n_masks=2).log_prob(torch.zeros(1, 1)).shape == (1,)
 
 
 def test_masks_that_are_kept_follow_the_state_that_is_loaded() -> None:

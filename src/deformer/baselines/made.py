@@ -27,7 +27,8 @@ class MADE(Baseline):
 
     Args:
         hidden: Widths of its layers.
-        n_masks: Orders, each with connections of its own, of which every training step draws one.
+        n_masks: Different orders, each with connections of its own, of which every training step draws one. Of few
+            features there may be fewer.
         looks: Orders whose ensemble chooses the weights. 1: rows under one order each.
         seed: Of the orders and connections.
 
@@ -50,9 +51,10 @@ class MADE(Baseline):
     ) -> None:
         super().__init__(schema, rows_at_once=8192)
         self._kept = {}
-        self.labels, self.n_masks, self.looks, draws = Labels(schema), n_masks, looks, generator(seed, "masks")
+        self.labels, self.looks, draws = Labels(schema), looks, generator(seed, "masks")
         d = len(schema)
-        self.register_buffer("own_orders", torch.stack([torch.randperm(d, generator=draws) for _ in range(n_masks)]))
+        self.n_masks = n_masks = min(n_masks, math.factorial(d))
+        self.register_buffer("own_orders", _distinct_orders(n_masks, d, draws))
         # A hidden unit of degree m sees the first m features of an order, through units of no higher degree.
         low, degrees = torch.ones(n_masks, 1), []
         for width in hidden:
@@ -158,3 +160,10 @@ class MADE(Baseline):
                 asked = feature.expand(len(rows), 1)
                 x[rows, feature] = self.conditionals(x[rows], weights, asked).sample(generator)[:, 0]
         return x
+
+
+def _distinct_orders(n: int, d: int, generator: torch.Generator) -> Int[Tensor, "n d"]:
+    orders: dict[tuple[int, ...], None] = {}  # in the order in which they are drawn
+    while len(orders) < n:
+        orders[tuple(torch.randperm(d, generator=generator).tolist())] = None
+    return torch.tensor(list(orders))
