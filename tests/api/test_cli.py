@@ -20,7 +20,7 @@ from deformer.api.training import configure, read_configs
 from deformer.api.training import train as train_on_files
 from deformer.config import TrainConfig
 from deformer.data.sources import load_source
-from deformer.train.checkpoint import load
+from deformer.train.checkpoint import load, save
 from deformer.train.fit import newest
 from deformer.train.schedule import n_rows_now
 
@@ -143,6 +143,21 @@ def test_a_run_keeps_its_network_and_recipe_whatever_its_time(run: Run, tmp_path
     code, _, error = run(*words, "--resume", "--preset", "paper", "--steps", 3)
     assert code != 0
     assert "is of a run whose" in error
+
+
+def test_the_papers_run_keeps_its_settings_when_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, network = tmp_path / "run", {"d_model": 16, "n_layers": 1}
+    words = ("digits-binary", tmp_path / "m.safetensors", directory)
+    rest = (20, None, "cpu")
+    train_on_files(*words, False, "paper", network, {"steps": 2, "lr": 1e-3, "rows_per_step": 4, "threads": 1}, *rest)
+    first = newest(directory)
+    assert first is not None
+    network_config, training = read_configs(first)
+    assert (training.lr, training.rows_per_step) == (1e-3, 4)
+    train_on_files(*words, True, "paper", {}, {"steps": 3}, *rest)
+    last = newest(directory)
+    assert last is not None
+    assert read_configs(last) == (network_config, dataclasses.replace(training, steps=3))
 
 
 def test_tokens_or_rows_make_a_batch() -> None:
@@ -476,6 +491,42 @@ def test_too_little_memory_is_one_line(
 
     monkeypatch.setattr("deformer.tasks.sampling.sample", fail)
     assert "not enough memory" in refused("sample", "-m", model)
+
+
+def test_what_the_system_refuses_is_one_line(
+    refused: Callable[..., str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", deny)
+    assert refused("score", "-m", model, "closed/t.csv") == "deformer: error: closed/t.csv: Permission denied.\n"
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bare(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    one = table(tmp_path / "one.csv", [[0] * 64])
+    _, out, _ = run("evaluate", "-m", model, one, "--orders", 2, "--json")
+    assert json.loads(out, parse_constant=bare)["nll_mean_over_orders_standard_error"] is None
+    noted = tmp_path / "noted.safetensors"
+    save(noted, load(model), {"training": {"clip": np.inf}, "curve": [np.nan, 1.5]})
+    notes = json.loads(run("info", "-m", noted)[1], parse_constant=bare)["notes"]
+    assert notes == {"training": {"clip": None}, "curve": [None, 1.5]}
+
+
+def test_options_that_make_no_sense_are_refused_also_where_they_do_nothing(
+    refused: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    one = table(tmp_path / "one.csv", [[0] * 64])
+    for command in ("score", "impute"):
+        assert "'spark' is not one of" in refused(command, "-m", model, one, "--engine", "spark")
+        assert "works on a folder of Parquet files" in refused(command, "-m", model, one, "--engine", "ray")
+    for command in ("score", "impute", "evaluate"):
+        assert "no part 'bogus'" in refused(command, "-m", model, one, "--part", "bogus")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests.models import mixed
@@ -80,6 +81,52 @@ def test_folders_that_make_no_sense_are_refused(job: parts.Job, tmp_path: Path) 
         parts.run(job, tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="local or ray"):
         parts.run(job, tmp_path / "in", tmp_path / "out", "spark")
+
+
+def spoil(folder: Path) -> str:
+    """Let one part hold words in a column of numbers; give the start of the error that names it."""
+    path = folder / "2.parquet"
+    pd.read_parquet(path).assign(size="words").to_parquet(path)
+    return "2.parquet: .*'size' is one of numbers"
+
+
+def test_a_bad_part_is_named(job: parts.Job, tmp_path: Path) -> None:
+    says = spoil(tmp_path / "in")
+    with pytest.raises(InputError, match=says):
+        parts.run(job, tmp_path / "in", tmp_path / "out")
+    path = str(tmp_path / "in" / "{}.parquet")
+    results = np.array([str(tmp_path / "out" / f"{i}.parquet") for i in (1, 2)])
+    good, bad = parts.Worker(job)({"path": np.array([path.format(i) for i in (1, 2)]), "output": results})["failure"]
+    assert good == ""
+    assert path.format(2) in bad
+
+
+def test_a_bad_part_is_named_by_a_cluster(job: parts.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the cluster is tested where Ray is installed")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    says = spoil(tmp_path / "in")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with pytest.raises(InputError, match=says):
+            parts.run(job, tmp_path / "in", tmp_path / "out", "ray", 1)
+    finally:
+        ray.shutdown()
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [f"{i}.parquet" for i in (0, 1, 3)]
+
+
+def test_a_command_that_failed_may_be_put_right(job: parts.Job, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only draws differ"):
+        parts.run(dataclasses.replace(job, strategy="mode", n_imputations=2), tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    says = spoil(tmp_path / "in")
+    (tmp_path / "in" / "2.parquet").rename(tmp_path / "in" / "0.parquet")
+    with pytest.raises(InputError, match=says.replace("2", "0")):
+        parts.run(job, tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "0.parquet").unlink()
+    other = dataclasses.replace(job, seed=2)
+    parts.run(other, tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match="other options"):
+        parts.run(job, tmp_path / "in", tmp_path / "out")
 
 
 def test_a_cluster_gives_the_same_also_when_a_worker_dies(

@@ -92,6 +92,12 @@ def test_nothing_half_written_remains(table: TableModel, folder: Path, tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
 
 
+def test_a_column_is_not_both_labels_and_numbers(folder: Path, tmp_path: Path) -> None:
+    chosen = {"validation": None, "layout": Layout(["rooms"]), "numbers": ["size", "rooms"]}
+    with pytest.raises(InputError, match="'rooms' cannot hold both labels and numbers"):
+        table_commands.fit(folder / "t.csv", tmp_path / "m.deformer", **chosen, **TINY)
+
+
 @pytest.mark.parametrize(
     ("text", "columns"),
     [

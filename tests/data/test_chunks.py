@@ -1,5 +1,7 @@
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -138,6 +140,27 @@ def test_rows_named_by_several_columns_keep_their_names(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame)
     with pytest.raises(InputError, match="named by 'x'"), ChunkWriter(tmp_path / "u.csv") as writer:
         writer.write(frame.set_index("x", drop=False))
+
+
+def test_types_that_change_between_chunks_are_told(tmp_path: Path) -> None:
+    with ChunkWriter(tmp_path / "t.parquet") as writer:
+        writer.write(pd.DataFrame({"x": [0.5]}))
+        with pytest.raises(InputError, match="one type for all of a column"):
+            writer.write(pd.DataFrame({"x": pd.to_datetime(["2024-01-31"])}))
+
+
+def test_rows_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def spy(name: str) -> None:
+        real: Any = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words: (done.append(name), real(*words))[1])
+
+    spy("fsync")
+    spy("replace")
+    with ChunkWriter(tmp_path / "t.csv") as writer:
+        writer.write(pd.DataFrame({"x": [0.5]}))
+    assert done == ["fsync", "replace"]
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])

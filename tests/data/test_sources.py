@@ -60,6 +60,26 @@ def test_packed_splits_are_unpacked(tmp_path: Path) -> None:
     assert source.test.values.tolist() == bits[8:].tolist()
 
 
+def test_an_array_called_d_may_hold_anything(tmp_path: Path) -> None:
+    values, path = np.array([[0.5, 1.5], [2.5, 3.5]]), tmp_path / "t.npz"
+    np.savez(path, d=values)
+    assert load_source(str(path)).train.values.tolist() == values.tolist()
+    np.savez(path, d=2, X=values)
+    with pytest.raises(InputError, match=r"Cannot read .*not bit-packed"):
+        load_source(str(path))
+
+
+def test_arrays_with_the_wrong_suffix(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.zeros((2, 2)))
+    (tmp_path / "t.npy").rename(tmp_path / "one.npz")
+    np.savez(tmp_path / "t.npz", X=np.zeros((2, 2)))
+    (tmp_path / "t.npz").rename(tmp_path / "several.npy")
+    with pytest.raises(InputError, match=r"Cannot read .*call it .npy"):
+        load_source(str(tmp_path / "one.npz"))
+    with pytest.raises(InputError, match=r"Cannot read .*call it .npz"):
+        load_source(str(tmp_path / "several.npy"))
+
+
 def test_constant_and_missing_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b,c\n7.5,,x\n7.5,,x\n")
     schema = infer_schema(read_table(tmp_path / "t.csv"))

@@ -1,10 +1,13 @@
+import pytest
 import torch
+from tests.models import CONFIGS, random_rows, small_model
 
 from deformer.data.schema import Binary, Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.nn.units import Units
-from deformer.train.batches import draw_batch, marginal_entropies, with_noise
+from deformer.train.batches import Batch, draw_batch, marginal_entropies, with_absent_near, with_noise
+from deformer.train.loss import Kept, Loss
 
 
 def rows_of(n: int = 400) -> Rows:
@@ -56,3 +59,21 @@ def test_noise_spares_labels_and_point_masses() -> None:
     assert (moved[at_mass, 1] == 0).all()
     assert 40 < moved[~at_mass, 1].std() < 60
     assert 0.4 < moved[:, 2].std() < 0.6
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("dtype", "bfloat16"), [(torch.float32, False), (torch.float32, True), (torch.float64, False)])
+def test_what_is_stored_for_absent_values_changes_no_bit(config: str, dtype: torch.dtype, bfloat16: bool) -> None:
+    model = small_model("mixed", config, dtype)
+    rows = random_rows(model.schema, 40)
+    seen = torch.rand(rows.shape, generator=generator(1)) < 0.6
+    batch = draw_batch(as_rows(rows, model.schema, observed=seen), 0, 0, 0, 40, 5, "random")
+
+    def gradients(batch: Batch) -> list[torch.Tensor]:
+        loss = Loss(model, bfloat16)(Kept(batch.features, batch.values, batch.scored), 40.0)
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)]
+
+    near = with_absent_near(batch, Units(model.schema, lambda n: (0.0, 0.0)))
+    assert not torch.equal(near.values, batch.values)
+    for a, b in zip(gradients(batch), gradients(near), strict=True):
+        assert torch.equal(a, b)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save(path, DEformer(SCHEMAS["image"], SMALL))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system what a descriptor is of")
+def test_folders_that_cannot_be_synchronised_take_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+    codes = [errno.EINVAL, errno.EIO]
+
+    def not_of_folders(at: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{at}"):
+            raise OSError(codes.pop(0), "folders are not synchronised")
+        fsync(at)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", not_of_folders)
+    checkpoint.write_bytes(tmp_path / "a", b"a")
+    assert (tmp_path / "a").read_bytes() == b"a"
+    with pytest.raises(InputError, match="Cannot write"):
+        checkpoint.write_bytes(tmp_path / "b", b"b")
 
 
 def test_bad_files_give_one_clear_error(tmp_path: Path) -> None:

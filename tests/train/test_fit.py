@@ -5,19 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from deformer.config import ModelConfig, TrainConfig, paper_training
-from deformer.data.schema import Binary, Continuous, image_schema, table_schema
+from deformer.data.schema import Binary, Continuous, Schema, image_schema, table_schema
 from deformer.data.seeds import generator
 from deformer.data.table import Rows, as_rows
 from deformer.errors import CheckpointError, InputError, TrainingError
 from deformer.nn.model import DEformer
 from deformer.tasks.density import nll
-from deformer.train.checkpoint import load, read_tensors
+from deformer.train import fit as fitting
+from deformer.train.checkpoint import load, read_tensors, write_tensors
 from deformer.train.fit import fit, newest
 
 SCHEMA = image_schema(3, 3, Binary())
@@ -31,9 +33,9 @@ def stripes(n: int = 200) -> Rows:
     return as_rows(columns.expand(n, 3, 3).reshape(n, 9), SCHEMA)
 
 
-def new_model(seed: int = 0) -> DEformer:
+def new_model(seed: int = 0, schema: Schema = SCHEMA) -> DEformer:
     torch.manual_seed(seed)
-    return DEformer(SCHEMA, SMALL)
+    return DEformer(schema, SMALL)
 
 
 def weights_of(model: DEformer) -> dict[str, torch.Tensor]:
@@ -72,16 +74,36 @@ fit(new_model(), rows[:150], STEPS, validation=rows[150:], directory=Path(sys.ar
 """
 
 
-@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9, "dropout": 0.2}, {"recipe": "adam"}])
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, object]) -> None:
-    config, rows = dataclasses.replace(STEPS, **changes), stripes()  # type: ignore[arg-type]
-    whole = new_model()
+def numbers(n: int = 200) -> Rows:
+    """Rows of two numbers and a label."""
+    schema = table_schema([Continuous(), Binary(), Continuous(5.0, 2.0)])
+    values = torch.randn(n, 3, generator=generator(0, "numbers"), dtype=torch.float64)
+    values[:, 1] = (values[:, 0] > 0).double()
+    return as_rows(values, schema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "draw"),
+    [
+        ({}, stripes),
+        ({"averaging": 0.9, "dropout": 0.2}, stripes),
+        ({"recipe": "adam"}, stripes),
+        ({"cycles": 2, "warmup_steps": 4}, stripes),
+        ({"noise": 0.1}, numbers),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, object], draw: Callable[[], Rows]
+) -> None:
+    config, rows = dataclasses.replace(STEPS, **changes), draw()  # type: ignore[arg-type]
+    whole = new_model(schema=rows.schema)
     fit(whole, rows[:150], config, validation=rows[150:], directory=tmp_path / "whole")
-    fit(new_model(), rows[:150], config, validation=rows[150:], directory=tmp_path / "first")
+    first = new_model(schema=rows.schema)
+    fit(first, rows[:150], config, validation=rows[150:], directory=tmp_path / "first")
     checkpoints = sorted((tmp_path / "first").glob("last-*"))
     for late in checkpoints[1:]:  # as if killed before the last one was written
         late.unlink()
-    pieces = new_model(seed=1)
+    pieces = new_model(seed=1, schema=rows.schema)
     fit(pieces, rows[:150], config, validation=rows[150:], directory=tmp_path / "first", resume=True)
     assert_same(weights_of(whole), weights_of(pieces))
     last = [read_tensors(newest(tmp_path / d) or tmp_path)[0] for d in ("whole", "first")]
@@ -216,12 +238,25 @@ def test_limits_by_epochs_and_minutes() -> None:
     assert fit(new_model(), rows, a_second).points[-1].minutes < 0.2
 
 
-def test_the_papers_training_lowers_its_rate_on_a_plateau(tmp_path: Path) -> None:
+def test_the_papers_training_lowers_its_rate_on_a_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, set_rates = [], fitting.set_rates
+
+    def note(optimisers: list[torch.optim.Optimizer], factor: float) -> None:
+        factors.append(factor)
+        set_rates(optimisers, factor)
+
+    monkeypatch.setattr(fitting, "set_rates", note)
     rows = stripes()
     config = paper_training(epochs=1.0, validate_every=2, plateau_patience=2, lr=1e-12, threads=1)
     fit(new_model(), rows[:60], config, validation=rows[150:], directory=tmp_path)
     header = read_tensors(newest(tmp_path) or tmp_path)[1]
-    assert header["run"]["plateaus"] >= 1
+    plateaus = header["run"]["plateaus"]
+    assert plateaus >= 1
+    fallen = [b / a for a, b in zip(factors, factors[1:], strict=False) if b != a]
+    assert factors[0] == 1
+    assert fallen == pytest.approx([0.1] * len(fallen))
+    assert plateaus - 1 <= len(fallen) <= plateaus  # the last one may have come with the last step
+    assert fallen
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
@@ -237,6 +272,15 @@ def test_missing_and_continuous_values_train() -> None:
     values[:, 1] = (values[:, 0] > 0).float()
     values[::3, 2] = math.nan
     history = fit(DEformer(schema, SMALL), as_rows(values, schema), STEPS)
+    assert math.isfinite(history.points[-1].training_nll)
+
+
+def test_absent_values_far_from_all_others_train() -> None:
+    schema = table_schema([Continuous(1e20), Binary()])
+    values = torch.tensor([[1e20, 0.0], [1e20, 1.0]], dtype=torch.float64).repeat(32, 1)
+    values[::3, 0] = math.nan
+    model = DEformer(schema, dataclasses.replace(SMALL, mixture="gaussian"))
+    history = fit(model, as_rows(values, schema), STEPS)
     assert math.isfinite(history.points[-1].training_nll)
 
 
@@ -264,6 +308,33 @@ def test_a_run_of_another_kind_is_not_resumed(
     other = DEformer(SCHEMA, dataclasses.replace(SMALL, **network))
     with pytest.raises(CheckpointError, match=says):
         fit(other, stripes(), dataclasses.replace(STEPS, **training), directory=tmp_path, resume=True)
+
+
+def test_a_run_in_another_precision_is_not_resumed(tmp_path: Path) -> None:
+    fit(new_model(), stripes(), STEPS, directory=tmp_path)
+    double = dataclasses.replace(STEPS, steps=30, precision="float64")
+    with pytest.raises(CheckpointError, match=r"in torch.float32, not torch.float64; give the precision of that run"):
+        fit(new_model(), stripes(), double, directory=tmp_path, resume=True)
+
+
+def test_a_run_on_other_rows_is_not_resumed(tmp_path: Path) -> None:
+    rows, onwards = stripes(), dataclasses.replace(STEPS, steps=26)
+    fit(new_model(), rows[:150], STEPS, validation=rows[150:], directory=tmp_path)
+    path = newest(tmp_path)
+    assert path is not None
+    tensors, header = read_tensors(path)
+    inverted = as_rows(1 - rows.values, SCHEMA)
+    for given, validation, says in [
+        (rows[:140], rows[150:], "on 150 training rows, not 140"),
+        (rows[:150], rows[160:], "on 50 validation rows, not 40"),
+        (inverted[:150], rows[150:], "on other training rows"),
+    ]:
+        with pytest.raises(CheckpointError, match=says):
+            fit(new_model(), given, onwards, validation=validation, directory=tmp_path, resume=True)
+    del header["data"]  # as earlier versions wrote it
+    write_tensors(path, tensors, header)
+    history = fit(new_model(), rows[:150], onwards, validation=rows[150:], directory=tmp_path, resume=True)
+    assert history.points[-1].step == 26
 
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:

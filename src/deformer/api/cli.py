@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from deformer.api.options import (
+    By,
     Config,
     DataDir,
     Device,
@@ -126,7 +127,7 @@ def score(
     orders: Orders = 4,
     part: Part = "test",
     output: Output = None,
-    engine: Engine = "local",
+    engine: By = Engine.local,
     workers: Workers = 2,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -141,7 +142,7 @@ def score(
     from deformer.data.seeds import generator
     from deformer.tasks.density import nll
 
-    if Path(rows).is_dir():
+    if _is_folder(rows, engine):
         return _in_parts(engine, workers, rows, output, model=model, device=device.value, kind="score", n_orders=orders)
     if opened := table_commands.open_if_table(model, device.value):
         return table_commands.score(opened, Path(rows), output, orders)
@@ -186,7 +187,7 @@ def impute(
     n_imputations: Annotated[int, typer.Option(help="Independent draws, one below the other.", min=1, max=10_000)] = 1,
     part: Part = "test",
     output: Output = None,
-    engine: Engine = "local",
+    engine: By = Engine.local,
     workers: Workers = 2,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -198,7 +199,7 @@ def impute(
     from deformer.data.seeds import generator
     from deformer.tasks.imputation import impute as fill
 
-    if Path(rows).is_dir():
+    if _is_folder(rows, engine):
         options = {"strategy": strategy.value, "n_imputations": n_imputations, "seed": seed}
         return _in_parts(engine, workers, rows, output, model=model, device=device.value, kind="impute", **options)
     if opened := table_commands.open_if_table(model, device.value):
@@ -209,6 +210,13 @@ def impute(
     draws = generator(seed, "impute")
     filled = fill(network, table, strategy=strategy.value, n_imputations=n_imputations, generator=draws)
     _write(filled.flatten(0, 1), network.schema, output)
+
+
+def _is_folder(rows: str, engine: Engine) -> bool:
+    folder = Path(rows).is_dir()
+    if not folder and engine != Engine.local:
+        raise InputError(f"--engine {engine.value} works on a folder of Parquet files, and {rows} is none.")
+    return folder
 
 
 def _in_parts(engine: str, workers: int, rows: str, output: Path | None, **job: Any) -> None:
@@ -258,7 +266,16 @@ def evaluate(
         table = subset(files.read_rows(network, source, data_dir, part), rows, generator(seed, "rows"))
         scores, schema = nll(network, table, n_orders=orders, generator=generator(seed, "orders")), network.schema
     figures = report(scores, len(schema))
-    print(json.dumps(figures) if as_json else spell(figures))
+    print(json.dumps(_as_json(figures), allow_nan=False) if as_json else spell(figures))
+
+
+def _as_json(value: Any) -> Any:
+    """Put null in the place of numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _as_json(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Table = Annotated[Path, typer.Argument(help="A .csv, .csv.gz, .tsv or .parquet file.", show_default=False)]
@@ -374,7 +391,7 @@ def info(model: Model, config: Config = None, device: On = Device.cpu) -> None:
         described["features"] = [
             {"name": f.name, **asdict(f.domain), "domain": type(f.domain).__name__} for f in network.schema.features[:8]
         ]
-    print(json.dumps(described, indent=2))
+    print(json.dumps(_as_json(described), indent=2, allow_nan=False))
 
 
 # The parent of all mistakes in usage, to which typer gives no public name.
@@ -392,6 +409,10 @@ def main() -> NoReturn:
         _fail(f"{error.format_message().rstrip('.')}. Try --help.")
     except DeformerError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno is None:  # it did not come from the system
+            raise
+        _fail(f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror}.")
     except (MemoryError, RuntimeError) as error:
         if not _NO_MEMORY.search(repr(error)):
             raise

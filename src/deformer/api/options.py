@@ -19,6 +19,20 @@ class Strategy(StrEnum):
     draw, mean, mode = "draw", "mean", "mode"
 
 
+class Engine(StrEnum):
+    local, ray = "local", "ray"
+
+
+PARTS = ("train", "validation", "test")
+
+
+def _check_part(part: str) -> str:
+    """Refuse what is no part of any data set, also where rows are not split and the part does not matter."""
+    if part not in PARTS:
+        raise InputError(f"A data set has no part {part!r}; it has {', '.join(PARTS)}.")
+    return part
+
+
 def _read_config(context: Any, path: Path | None) -> Path | None:
     """Take defaults of options from a TOML or JSON file."""
     if path is None:
@@ -60,8 +74,8 @@ Input = Annotated[
         help="A .csv, .tsv, .npy, .npz or .parquet file, a data set, or in score and impute a folder of .parquet files."
     ),
 ]
-Part = Annotated[str, typer.Option(help="Part of a split data set: train, validation or test.")]
+Part = Annotated[str, typer.Option(help="Part of a split data set: train, validation or test.", callback=_check_part)]
 Rows = Annotated[int | None, typer.Option(help="Score only this many rows, drawn at random.", min=1)]
-Engine = Annotated[str, typer.Option(help="For a folder of Parquet files: local, or ray for many workers.")]
+By = Annotated[Engine, typer.Option(help="For a folder of Parquet files: local, or ray for many workers.")]
 Workers = Annotated[int, typer.Option(help="Ray workers, each with a copy of the model.", min=1)]
 Orders = Annotated[int, typer.Option(help="Random orders per row.", min=1, max=10_000)]

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from deformer.api import table_commands
 from deformer.api.files import make_folder
 from deformer.api.tables import TableModel
@@ -53,7 +55,18 @@ class Job:
         return table_commands.open_table(self.model, self.device)
 
     def do(self, table: TableModel, part: Part) -> None:
-        """Write the result of a part; it appears when all of it is there."""
+        """Write the result of a part; it appears when all of it is there.
+
+        Raises:
+            InputError: The part, which is named, cannot be worked on.
+        """
+        try:
+            self._write(table, part)
+        except InputError as error:
+            told = str(error)
+            raise InputError(told if str(part.path) in told else f"{part.path}: {told}") from error
+
+    def _write(self, table: TableModel, part: Part) -> None:
         if self.kind == "score":
             table_commands.score(table, part.path, part.output, self.n_orders)
         else:
@@ -69,9 +82,15 @@ class Worker:
         self.job, self.table = job, job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Work on parts; what fails is told in the result, since Ray would wrap an error in its own."""
+        failures = []
         for path, output in zip(batch["path"], batch["output"], strict=True):
-            self.job.do(self.table, Part(Path(str(path)), Path(str(output))))
-        return {"output": batch["output"]}
+            try:
+                self.job.do(self.table, Part(Path(str(path)), Path(str(output))))
+                failures.append("")
+            except InputError as error:
+                failures.append(str(error))
+        return {"failure": np.array(failures)}
 
 
 def find_parts(folder: Path, output: Path) -> list[Part]:
@@ -86,12 +105,14 @@ def run(job: Job, folder: Path, output: Path | None, engine: str = "local", n_wo
     """Do a job to all parts that have no result yet.
 
     Raises:
-        InputError: No parts, no folder for results, an unknown engine, or a model that is none of a table.
+        InputError: No parts, a part that cannot be worked on, no folder for results, an unknown engine, options that
+            make no sense, or a model that is none of a table.
     """
     if output is None or output.resolve() == folder.resolve():
         raise InputError("Results of a folder need a folder of their own: give --output.")
     if engine not in ("local", "ray"):
         raise InputError(f"engine must be local or ray, not {engine!r}.")
+    table_commands.check_draws(job.strategy, job.n_imputations)  # before anything is written
     parts, table = find_parts(folder, output), job.open()
     make_folder(output)
     _note(job, folder, output / ".job.json")
@@ -115,7 +136,8 @@ def _note(job: Job, folder: Path, path: Path) -> None:
     """
     digest = hashlib.sha256(Path(job.model).read_bytes()).hexdigest()
     written = {**asdict(job), "device": None, "model": digest, "folder": str(folder.resolve())}
-    if path.exists() and {**written, **json.loads(path.read_text())} != written:
+    results = any(path.parent.glob("*.parquet"))  # without any, a command that failed may be put right
+    if results and path.exists() and {**written, **json.loads(path.read_text())} != written:
         raise InputError(
             f"{path.parent} holds results of another model, of another folder, or of other options: {path.read_text()}"
         )
@@ -126,7 +148,7 @@ def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:
     """Share parts among workers of a Ray cluster; the parts of a worker that dies go to others.
 
     Raises:
-        InputError: Ray is not installed.
+        InputError: Ray is not installed, or some parts cannot be worked on; all others are done.
     """
     try:
         import ray
@@ -141,5 +163,6 @@ def with_ray(job: Job, parts: Sequence[Part], n_workers: int) -> None:
         compute=ray.data.ActorPoolStrategy(size=min(n_workers, len(items))),
         num_cpus=1,
     )
-    for _ in work.iter_batches(batch_size=1):
-        pass
+    failures = sorted(filter(None, (str(f) for done in work.iter_batches(batch_size=1) for f in done["failure"])))
+    if failures:
+        raise InputError("; ".join(failures[:5]))

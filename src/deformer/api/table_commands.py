@@ -41,6 +41,8 @@ def fit(
     """Learn a density from a file and write it; say why the training ended."""
     keep_memory()
     check_output(output, [".deformer", ".safetensors"])
+    if both := sorted({*layout.labels} & {*numbers}):
+        raise InputError(f"Column {both[0]!r} cannot hold both labels and numbers; name it once.")
     frame = read_all(path, layout)
     if layout.index not in (None, frame.index.name):
         raise InputError(f"No column is called {layout.index!r}; there are {', '.join(list(frame.columns)[:8])}.")
@@ -98,8 +100,7 @@ def evaluate(table: TableModel, path: Path, n_orders: int, n_rows: int | None, s
 
 def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_imputations: int, seed: int) -> None:
     """Write a file without missing values, or several draws of it with their numbers in a column `imputation`."""
-    if n_imputations > 1 and strategy != "draw":
-        raise InputError(f"n_imputations must be 1 for {strategy!r}; only draws differ.")
+    check_draws(strategy, n_imputations)
 
     def filled(chunk: pd.DataFrame, start: int) -> pd.DataFrame:
         if strategy != "draw":
@@ -108,6 +109,16 @@ def impute(table: TableModel, path: Path, output: Path | None, strategy: str, n_
         return numbered([tables.complete(table, chunk, s) for s in seeds])
 
     through(table, path, output, filled)
+
+
+def check_draws(strategy: str, n_imputations: int) -> None:
+    """Refuse several imputations that would all be alike.
+
+    Raises:
+        InputError: They would.
+    """
+    if n_imputations > 1 and strategy != "draw":
+        raise InputError(f"n_imputations must be 1 for {strategy!r}; only draws differ.")
 
 
 def numbered(imputations: Sequence[pd.DataFrame]) -> pd.DataFrame:

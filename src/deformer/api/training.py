@@ -44,10 +44,10 @@ def train(
         make_folder(directory)
     limits = check_training(preset, training)  # before data sets are read or downloaded
     source = with_parts(load_source(name, data_dir), limits.seed)
-    if preset == "paper":
+    if (checkpoint := newest(directory) if resume else None) is not None:
+        defaults = read_configs(checkpoint, preset)
+    elif preset == "paper":
         defaults = paper_config(), limits
-    elif (checkpoint := newest(directory) if resume else None) is not None:
-        defaults = read_configs(checkpoint)
     else:  # machines that count other threads must not choose other networks
         defaults = suited(source.train, limits, device, devices, large=nodes > 1)
     network_config, config = configure(defaults, network, training, limits)
@@ -94,17 +94,25 @@ def check_training(preset: str, training: Mapping[str, Any]) -> TrainConfig:
     return paper_training(**{"epochs": None, **named}) if preset == "paper" else TrainConfig(**named)
 
 
-def read_configs(checkpoint: Path) -> tuple[ModelConfig, TrainConfig]:
+def read_configs(checkpoint: Path, preset: str = "default") -> tuple[ModelConfig, TrainConfig]:
     """Give the network and the training of a run that goes on.
 
+    Args:
+        preset: What the run is said to have begun with; "default" takes any.
+
     Raises:
-        CheckpointError: It is no checkpoint of a run.
+        CheckpointError: It is no checkpoint of a run, or of one that did not begin with the paper's preset.
     """
     header = read_header(checkpoint)
     try:
-        return from_json(ModelConfig, header["config"]), from_json(TrainConfig, json.dumps(header["training"]))
+        network = from_json(ModelConfig, header["config"])
+        training = from_json(TrainConfig, json.dumps(header["training"]))
     except (KeyError, InputError) as error:
         raise CheckpointError(f"{checkpoint} has no usable header: {error}") from error
+    papers = paper_config().norm  # which no option changes
+    if preset == "paper" and network.norm != papers:
+        raise CheckpointError(f"{checkpoint} is of a run whose norm is {network.norm!r}, not {papers!r}.")
+    return network, training
 
 
 def configure(

@@ -273,8 +273,9 @@ class ChunkWriter:
             if self.parquet is None:
                 self.parquet = pyarrow.parquet.ParquetWriter(self.temporary, table.schema)
             self.parquet.write_table(table.cast(self.parquet.schema))
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            raise InputError(f"Cannot write {self.path}: {error}; write CSV instead.") from error
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
+            needs = "Parquet needs one type for all of a column, CSV does not"
+            raise InputError(f"Cannot write {self.path}: {error}; {needs}.") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -285,6 +286,8 @@ class ChunkWriter:
             if self.parquet is not None:
                 self.parquet.close()
             if error is None and self.temporary.exists():
+                with self.temporary.open("rb+") as file:  # lest a loss of power leave the name without the rows
+                    os.fsync(file.fileno())
                 os.replace(self.temporary, self.path)
         except OSError as failure:
             raise InputError(f"Cannot write {self.path}: {failure.strerror or failure}.") from failure

@@ -61,11 +61,18 @@ def read_table(path: Path, labels: Collection[str] = ()) -> Table:
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read all arrays of an .npz; bit-packed ones, whose number of columns stands under "d", are unpacked."""
-    with np.load(path, allow_pickle=False) as file:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        raise ValueError("it holds a single array; call it .npy")
+    with loaded as file:
         arrays = {name: file[name] for name in file.files}
-    width = arrays.pop("d", None)
-    if width is None:
+    width = arrays.get("d")
+    if width is None or width.size != 1 or not np.issubdtype(width.dtype, np.integer):
         return arrays
+    del arrays["d"]
+    if any(a.ndim == 2 and a.dtype != np.uint8 for a in arrays.values()):
+        raise ValueError('it holds a number of columns "d", but arrays that are not bit-packed')
+    width = width.item()
     return {name: np.unpackbits(a, axis=1)[:, : int(width)] if a.ndim == 2 else a for name, a in arrays.items()}
 
 
@@ -77,7 +84,10 @@ def table_of(array: npt.NDArray[Any]) -> Table:
 
 
 def _npy(path: Path) -> Table:
-    return table_of(np.load(path, allow_pickle=False))
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.ndarray):
+        raise ValueError("it holds several arrays by name; call it .npz")
+    return table_of(loaded)
 
 
 def _npz(path: Path) -> Table:

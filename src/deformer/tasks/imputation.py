@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from deformer.data.orders import permute, random_orders, unpermute
+from deformer.data.schema import Categorical
 from deformer.data.table import Rows, as_rows
 from deformer.errors import InputError
 from deformer.nn.model import DEformer
@@ -30,7 +31,8 @@ def impute(
     Args:
         values: Rows, or a table in which NaN is a missing value.
         strategy: "draw" samples all missing values jointly, each given those drawn before. "mean" and "mode" fill in
-            each value's own expectation or likeliest value, given the observed values.
+            each value's own expectation or likeliest value, given the observed values; of a categorical feature, whose
+            label numbers have no mean, both fill in the likeliest label.
         generator: For draws, and for the orders in which values are observed.
         n_imputations: Number of independent draws; 1 for "mean" and "mode".
 
@@ -75,5 +77,8 @@ def _expect(model: DEformer, rows: Rows, orders: Tensor, strategy: Strategy) -> 
     asked = orders[:, first_missing:]
     conditionals = state.predict(asked)
     guess = conditionals.mean() if strategy == "mean" else conditionals.mode()
+    categorical = torch.tensor([isinstance(f.domain, Categorical) for f in model.schema.features])
+    if strategy == "mean" and categorical.any():  # the likeliest numbers take long to find
+        guess = torch.where(categorical.to(asked.device)[asked], conditionals.mode(), guess)
     filled = torch.where(permute(observed, asked), permute(values, asked), guess.to(values.dtype))
     return torch.where(observed, values, unpermute(filled, asked, n_features)).to(rows.values.device)

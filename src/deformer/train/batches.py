@@ -71,12 +71,23 @@ def with_noise(batch: Batch, units: Units, deviation: float, generator: torch.Ge
     """Add Gaussian noise to values that are no point mass.
 
     Args:
-        units: What the deviation is in; those of labels have scale 0.
+        units: What the deviation is in; those of labels have location and scale 0.
     """
     noise = torch.randn(batch.values.shape, generator=generator, dtype=torch.float64)
     noise *= deviation * units.table[batch.features][..., 1]
     noise.masked_fill_(units.at_mass(batch.values, batch.features), 0)
     return Batch(batch.features, batch.values + noise, batch.scored)
+
+
+def with_absent_near(batch: Batch, units: Units) -> Batch:
+    """Put absent numbers at their location: as the 0 that is stored they may lie so far out that gradients are NaN.
+
+    They come last in their orders and are not scored, so nothing else changes.
+    """
+    if batch.values.dtype not in (torch.float32, torch.float64):
+        return batch
+    locations = units.table[batch.features][..., 0].to(batch.values.dtype)
+    return Batch(batch.features, torch.where(batch.scored, batch.values, locations), batch.scored)
 
 
 def _chosen(

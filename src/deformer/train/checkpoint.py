@@ -1,5 +1,6 @@
 """Checkpoints: safetensors with a JSON header, written whole or not at all."""
 
+import errno
 import json
 import os
 import uuid
@@ -20,6 +21,7 @@ from deformer.nn.model import DEformer
 
 VERSION = 1
 HEADER = "deformer"
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # of folders, on some file systems
 LONGEST_HEADER = 2**24  # safetensors reads at most 100 MB, and the labels of a large table may be more
 
 
@@ -48,12 +50,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Let a renamed file survive a loss of power, where folders can be synchronised."""
-    if os.name == "posix":
+    if os.name != "posix":
+        return
+    try:
         at = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(at)
         finally:
             os.close(at)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

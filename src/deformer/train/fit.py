@@ -24,7 +24,7 @@ from deformer.nn.backbone import Dropout
 from deformer.nn.model import DEformer
 from deformer.nn.units import Units
 from deformer.tasks.density import log_prob, nll
-from deformer.train.batches import draw_batch, marginal_entropies, with_noise
+from deformer.train.batches import draw_batch, marginal_entropies, with_absent_near, with_noise
 from deformer.train.checkpoint import describe, load_weights, read_tensors, save, write_tensors
 from deformer.train.history import History, Point
 from deformer.train.launch import launch, wants_bfloat16
@@ -96,8 +96,8 @@ def fit(
 
     Raises:
         InputError: No rows, rows of another schema, an unavailable device, resuming without a directory, or a
-            directory with checkpoints of a run that is not resumed.
-        CheckpointError: The checkpoint does not fit.
+            directory with checkpoints of a run that is not resumed or that takes no files.
+        CheckpointError: The checkpoint does not fit, or is of a run on other rows.
         TrainingError: The loss is not finite; the message names the last good checkpoint.
     """
     for part in (rows, validation):
@@ -140,6 +140,7 @@ class _Fitting:
         self.units = Units(rows.schema, lambda n: (0.0, 0.0))
         self.n_observed = float(rows.observed.sum(-1, dtype=torch.float64).mean())
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
+        self.data = {"training": _traits(rows), "validation": None if validation is None else _traits(validation)}
         self.state = Run()
 
     def run(self, resume: bool, progress: bool, fresh: bool) -> History:
@@ -226,6 +227,7 @@ class _Fitting:
         batch = draw_batch(self.rows, config.seed, *seen, size, n, config.orders, self.weights)
         if config.noise:
             batch = with_noise(batch, self.units, config.noise, generator(config.seed, "noise", state.step))
+        batch = with_absent_near(batch, self.units)
         rank, n_parts = self.fabric.global_rank, self.fabric.world_size
         count = max(int(batch.scored.sum()), 1) / n_parts  # processes average their gradients
         own = (t[rank::n_parts] for t in (batch.features, batch.values, batch.scored))
@@ -360,7 +362,7 @@ class _Fitting:
         tensors |= {f"training.average.{n}": t for n, t in state.average.items()}
         path = self.directory / f"last-{state.step:09d}.safetensors"
         header = {**describe(self.model), "run": state.counters(), "training": dataclasses.asdict(self.config)}
-        write_tensors(path, tensors, header)
+        write_tensors(path, tensors, {**header, "data": self.data})
         for old in sorted(self.directory.glob("last-*.safetensors"))[: -self.config.keep_last]:
             old.unlink()
 
@@ -377,9 +379,17 @@ class _Fitting:
         for name, value in own.items():
             if told[name] != value:
                 raise CheckpointError(f"{path} is of a run whose {name} is {told[name]!r}, not {value!r}.")
+        for part, traits in header.get("data", {}).items():  # which checkpoints of earlier versions lack
+            if traits is not None and (own_traits := self.data[part]) is not None:
+                _require_alike(path, part, traits, own_traits)
 
     def _restore(self, path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-        load_weights(self.model, _below(tensors, "model."), path)
+        weights = _below(tensors, "model.")
+        name, own = next(iter(self.model.named_parameters()))
+        told = weights.get(name, own).dtype  # to which that of the model would give way
+        if told != own.dtype:
+            raise CheckpointError(f"{path} is of a run in {told}, not {own.dtype}; give the precision of that run.")
+        load_weights(self.model, weights, path)
         restore_optimisers(self.optimisers, tensors)
         counters = dict(header["run"])
         if any(header["training"].get(n) != getattr(self.config, n) for n in LIMITS):
@@ -393,6 +403,18 @@ class _Fitting:
 def _looks(done: float) -> int:
     """Count the validations that are due until a fraction of a run."""
     return math.floor(20 * done) + sum(done >= 0.05 * 0.5**k for k in range(1, 5))
+
+
+def _traits(rows: Rows) -> dict[str, int | float]:
+    """Give what tells rows from others, whatever type their numbers have."""
+    return {"rows": len(rows), "mean": rows.values.mean(dtype=torch.float64).item()}
+
+
+def _require_alike(path: Path, part: str, told: dict[str, int | float], own: dict[str, int | float]) -> None:
+    if told["rows"] != own["rows"]:
+        raise CheckpointError(f"{path} is of a run on {told['rows']} {part} rows, not {own['rows']}.")
+    if not math.isclose(told["mean"], own["mean"], rel_tol=1e-6, abs_tol=1e-9):
+        raise CheckpointError(f"{path} is of a run on other {part} rows: their values differ in the mean.")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

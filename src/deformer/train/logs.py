@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from deformer.errors import InputError
 from deformer.train.checkpoint import write_bytes
 from deformer.train.history import Point
 
 
 class Log:
-    """Writes every validation to `metrics.csv` and to TensorBoard; to nowhere without a directory."""
+    """Writes every validation to `metrics.csv` and to TensorBoard; to nowhere without a directory.
+
+    Raises:
+        InputError: TensorBoard's events cannot be written from the start; later the run goes on without them.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
@@ -27,14 +33,17 @@ class Log:
         if self.directory is not None:
             from torch.utils.tensorboard import SummaryWriter  # costs a second to import
 
-            self.board = SummaryWriter(str(self.directory / "tensorboard"))
+            folder = self.directory / "tensorboard"
+            try:
+                self.board = SummaryWriter(str(folder))
+            except OSError as error:
+                raise InputError(f"Cannot write {folder}: {error.strerror or error}.") from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.board is not None:
-            self.board.close()
+        self._on_board("close")
 
     def write(self, point: Point, points: Sequence[Point]) -> None:
         """Add a point; the file holds the whole history, so that a resumed run repeats nothing."""
@@ -46,8 +55,18 @@ class Log:
         table.writerows(asdict(p) for p in points)
         write_bytes(self.directory / "metrics.csv", text.getvalue().encode())
         for name in ("training_nll", "validation_nll"):
-            if getattr(point, name) is not None:
-                self.board.add_scalar(name, getattr(point, name), point.step)
+            if (score := getattr(point, name)) is not None:
+                self._on_board("add_scalar", name, score, point.step)
+
+    def _on_board(self, method: str, *arguments: object) -> None:
+        """Call a method of the board while there is one; events that cannot be written must not end a run."""
+        if self.board is None:
+            return
+        try:
+            getattr(self.board, method)(*arguments)
+        except OSError as error:
+            self.board = None
+            print(f"TensorBoard's events end here: {error.strerror or error}.", file=sys.stderr)
 
 
 class Progress:
