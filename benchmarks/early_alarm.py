@@ -21,7 +21,7 @@ from benchmarks.tables.anomaly import SETS
 from deformer import DEformer, Rows, generator, load_source, pretrained
 from deformer.api import tables
 from deformer.data.table import subset
-from deformer.tasks.streaming import excess_of_prefixes, row_thresholds, thresholds
+from deformer.tasks.calibration import excess_of_prefixes, row_thresholds, thresholds
 from deformer.train.process import keep_memory
 
 Part = tuple[Rows, Tensor | None]  # codes, and ln p(value | code) of labels and levels

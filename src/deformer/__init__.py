@@ -20,8 +20,9 @@ _HOMES = {
     "deformer.tasks.density": ("NLL", "log_prob", "log_prob_terms", "nll"),
     "deformer.tasks.sampling": ("sample",),
     "deformer.tasks.imputation": ("impute",),
+    "deformer.tasks.calibration": ("calibrate",),
     "deformer.tasks.pool": ("SessionPool",),
-    "deformer.tasks.streaming": ("Alarms", "Session", "Surprise", "calibrate"),
+    "deformer.tasks.streaming": ("Alarms", "Session", "Surprise"),
     "deformer.train.fit": ("fit",),
     "deformer.api.defaults": ("suited",),
     "deformer.api.online": ("DEformerStream",),
@@ -57,11 +58,12 @@ if TYPE_CHECKING:
     from deformer.nn.authors import from_authors_state_dict
     from deformer.nn.heads import Conditionals
     from deformer.nn.model import DEformer, State, new_model
+    from deformer.tasks.calibration import calibrate
     from deformer.tasks.density import NLL, log_prob, log_prob_terms, nll
     from deformer.tasks.imputation import impute
     from deformer.tasks.pool import SessionPool
     from deformer.tasks.sampling import sample
-    from deformer.tasks.streaming import Alarms, Session, Surprise, calibrate
+    from deformer.tasks.streaming import Alarms, Session, Surprise
     from deformer.train.checkpoint import load, save
     from deformer.train.fit import fit
 

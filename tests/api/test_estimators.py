@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.models import mixed
@@ -20,6 +21,7 @@ from tests.models import mixed
 from deformer.api import tables
 from deformer.api.detectors import DEformerDetector, DEformerPyOD
 from deformer.api.estimators import DEformerDensity, DEformerImputer
+from deformer.api.explanations import Explanation
 from deformer.config import TrainConfig
 from deformer.errors import CheckpointError, InputError
 from deformer.train.history import History
@@ -631,6 +633,12 @@ def test_dates_far_apart_have_a_deviation() -> None:
     assert (told["std"] > timedelta(days=100_000)).all()
 
 
+def test_nanoseconds_have_a_deviation() -> None:
+    table = pd.DataFrame({"took": pd.to_timedelta(np.arange(80) % 70, unit="ns").astype("timedelta64[ns]")})
+    answer = DEformerDensity(**TINY).fit(table).conditional(table[:2], "took")
+    assert (answer[["std", "0.95"]] > pd.Timedelta(0)).all(axis=None)
+
+
 def test_columns_without_values_have_no_spread() -> None:
     frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "empty": np.full(60, np.nan)})
     imputer = DEformerImputer(**TINY).fit(frame)
@@ -767,3 +775,71 @@ def test_an_array_stays_an_array_after_loading(tmp_path, recwarn: pytest.Warning
     recwarn.clear()
     DEformerDensity.load(tmp_path / "m.deformer", device="cpu").score_samples(X)
     assert not [w for w in recwarn if "feature names" in str(w.message)]
+
+
+def test_lists_of_text_and_numbers_keep_their_numbers() -> None:
+    rows = [["red", 1.5 + i] if i % 2 else ["blue", float("nan")] for i in range(40)]
+    density = DEformerDensity(**TINY).fit(rows)
+    assert density.table_.codec.describe()["coded as"].tolist() == ["labels", "numbers"]
+    assert density.conditional([["red", 2.5]], "x1").notna().all(axis=None)
+    np.testing.assert_allclose(density.score_samples(rows)[1:2], density.score_samples(rows[1:2]), rtol=0, atol=1e-4)
+
+
+def test_masked_values_are_missing() -> None:
+    values, hidden = np.random.default_rng(0).random((40, 2)), np.arange(80).reshape(40, 2) % 7 == 0
+    masked = np.ma.MaskedArray(values, hidden)
+    density = DEformerDensity(**TINY).fit(masked)
+    np.testing.assert_array_equal(
+        density.score_samples(masked), density.score_samples(np.where(hidden, np.nan, values))
+    )
+    assert not np.isin(values[hidden], DEformerImputer(**TINY).fit_transform(masked)).any()
+    labels = np.where(hidden, "hidden", np.array([["red", "low"], ["blue", "high"]] * 20))
+    days = np.where(hidden, np.datetime64("2030-01-01"), np.datetime64("2024-01-01"))
+    for table in (labels, labels.astype(object), days):
+        filled = DEformerImputer(**TINY).fit_transform(np.ma.MaskedArray(table, hidden))
+        assert not np.isin(filled, table[hidden]).any()
+        assert (filled == table)[~hidden].all()
+
+
+def test_how_text_in_an_array_is_read_does_not_depend_on_the_rows_beside_it() -> None:
+    rows = np.array([["01", "2"], ["red", "4"]] * 20)
+    density = DEformerDensity(**TINY).fit(rows)
+    np.testing.assert_allclose(density.score_samples(rows[:1]), density.score_samples(rows)[:1], rtol=0, atol=1e-4)
+    numbers = np.array([["1.5", "1"], ["2.25", "nan"]] * 20)
+    imputer = DEformerImputer(**TINY).fit(numbers)
+    assert imputer.transform(numbers).dtype == np.float64
+    np.testing.assert_array_equal(imputer.transform(numbers[:2])[:, 0], [1.5, 2.25])
+    with pytest.raises(InputError, match="it holds 'red'"):
+        imputer.transform(rows)
+
+
+def test_names_of_an_array_are_those_it_is_given() -> None:
+    X = np.random.default_rng(0).random((40, 4))
+    parts = [("a", DEformerImputer(**TINY), [0, 1]), ("b", DEformerImputer(**TINY), [2, 3])]
+    both = ColumnTransformer(parts, verbose_feature_names_out=False).fit(X)
+    assert both.get_feature_names_out().tolist() == ["x0", "x1", "x2", "x3"]
+    imputer = DEformerImputer(**TINY).fit(pd.DataFrame(X, columns=list("abcd")))
+    assert imputer.get_feature_names_out().tolist() == list("abcd")
+    with pytest.raises(ValueError, match="not equal to feature_names_in_"):
+        imputer.get_feature_names_out(list("abdc"))
+
+
+def test_a_row_of_an_explanation_holds_its_values() -> None:
+    values = pd.DataFrame({"id": np.array([2**53 + 1], dtype=np.int64), "x": [0.5]})
+    nats = pd.DataFrame({"id": [1.0], "x": [0.0]})
+    row = Explanation(values, values, nats, nats, nats).row(0)
+    assert row["value"].tolist() == [2**53 + 1, 0.5]
+    assert row["excess"].dtype == np.float64
+
+
+def test_tokens_per_step_count_where_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def pretend(model: object, rows: object, config: TrainConfig, **_: object) -> History:
+        asked.append((config.rows_per_step, config.tokens_per_step))
+        return History((), "done")
+
+    monkeypatch.setattr(tables, "fit", pretend)
+    for training in ({"tokens_per_step": 99}, {"tokens_per_step": 99, "rows_per_step": 8}):
+        DEformerDensity(**TINY, training=training).fit(mixed(40))
+    assert asked == [(None, 99), (8, 99)]

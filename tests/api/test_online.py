@@ -65,6 +65,11 @@ def test_what_is_odd_scores_higher(stream: DEformerStream) -> None:
 def test_impossible_choices_are_refused() -> None:
     with pytest.raises(InputError, match="warm_up"):
         DEformerStream(warm_up=1)
+    with pytest.raises(InputError, match="steps_per_update"):
+        DEformerStream(steps_per_update=0)
+    for choice in ("network", "training"):
+        with pytest.raises(InputError, match="has no 'colour'"):
+            DEformerStream(**{choice: {"colour": 1}})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [np.float32("inf"), -math.inf, 1e200, 10**400, [1], {"a": 1}])
@@ -89,3 +94,10 @@ def test_what_no_column_could_hold_is_refused_before_there_are_columns() -> None
         with pytest.raises(InputError, match="no value that a column could hold"):
             stream.learn_one({"x": value})
     assert stream.n_seen == 0
+
+
+def test_lengths_of_time_of_numpy_may_come_in_the_warm_up() -> None:
+    stream = DEformerStream(warm_up=3, training={"steps": 2})
+    for i in range(4):
+        stream.learn_one({"a": np.timedelta64(i, "s"), "b": np.datetime64("2024-01-01") + i})
+    assert math.isfinite(stream.score_one({"a": np.timedelta64(1, "s")}))

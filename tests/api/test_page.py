@@ -21,6 +21,7 @@ from tests.models import mixed
 from deformer.api import tables
 from deformer.api.service.app import make_app
 from deformer.api.service.engine import Engine
+from deformer.api.service.guard import Admission
 from deformer.api.service.work import Limits
 from deformer.api.tables import TableModel
 from deformer.config import ModelConfig
@@ -146,6 +147,8 @@ def test_a_row_is_filled_in_field_by_field(browser: Any, width: int) -> None:
         page.locator(".field", has_text="size").locator("input").fill("wide")
         expect(page.locator("#status")).to_contain_text("is one of numbers")
         expect(page.locator("#status")).to_be_in_viewport()
+        page.locator(".field", has_text="size").locator("input").fill("1e999")
+        expect(page.locator("#status")).to_contain_text("infinite")
         page.locator(".field", has_text="size").locator("input").fill("")
         expect(page.locator("#status")).to_have_text("")
         page.locator("#draw").click()
@@ -171,3 +174,16 @@ def test_a_point_mass_is_said_and_drawn_and_the_gauge_keeps_to_the_limit_of_rows
         page.locator(".field", has_text="wind").locator("input").fill("0.5")
         expect(page.locator("#rank")).to_contain_text("% of the rows")
         look(page, "point-mass")
+
+
+def test_a_token_that_no_header_can_hold_is_asked_for_again(browser: Any) -> None:
+    with served(pixels(), admission=Admission("secret")) as url, opened(browser, url) as page:
+        expect = playwright.expect
+        for wrong in ("geheimnisträger€", "wrong"):
+            page.locator("#token").fill(wrong)
+            page.locator("#token").press("Enter")
+            expect(page.locator("#status")).to_have_text("This is not the token.")
+            page.evaluate("document.getElementById('status').textContent = ''")
+        page.locator("#token").fill("secret")
+        page.locator("#token").press("Enter")
+        expect(page.locator("#about")).to_contain_text("30 features")

@@ -27,15 +27,16 @@ from deformer.api.service.batching import Batcher, Busy
 from deformer.api.service.engine import Engine, FieldError
 from deformer.api.service.guard import LOOPBACK, Admission
 from deformer.api.service.run import open_engine
-from deformer.api.service.work import Limits
+from deformer.api.service.work import Limits, Service
 from deformer.api.tables import TableModel
 from deformer.client import Client, ServiceError
 from deformer.data.columns import Numbers
-from deformer.data.frames import Codec
+from deformer.data.frames import Codec, make_codec
+from deformer.data.schema import Continuous, table_schema
 from deformer.errors import InputError
 from deformer.nn.model import new_model
 from deformer.tasks.density import log_prob
-from deformer.tasks.streaming import Session
+from deformer.tasks.streaming import Alarms, Session
 
 ROW = {"size": 0.3, "kind": "big", "price": 1.25, "rooms": None, "sold": "2024-03-01T00:00:00"}
 
@@ -663,3 +664,119 @@ def test_predictions_of_much_that_has_arrived_cost_as_much(table: TableModel) ->
             post(client, f"sessions/{session}/observe", name=name, value=value)
         post(client, f"sessions/{session}/predict", names=["kind", "rooms"])
         post(client, f"sessions/{session}/predict", 413, names=["kind", "size", "price"])
+
+
+def test_sessions_and_sockets_raise_alarms(table: TableModel) -> None:
+    with TestClient(make_app(Engine(table, "houses", Alarms((-100.0, 100.0), 0.1)))) as client:
+        name = post(client, "sessions", 201)["session"]
+        assert post(client, f"sessions/{name}/observe", name="size", value=0.5)["alarm"] is True
+        assert post(client, f"sessions/{name}/observe", name="kind", value="big")["alarm"] is False
+        with client.websocket_connect("/v1/stream") as socket:
+            socket.send_json({"name": "size", "value": 0.5})
+            assert socket.receive_json()["alarm"] is True
+
+
+def test_explanations_and_sessions_expect_rare_labels_alike() -> None:
+    frame = pd.DataFrame({"id": [f"n{i}" for i in range(1000)]})
+    codec = make_codec(frame)
+    model = new_model(codec.schema).eval()
+    rows, _ = codec.encode(frame)
+    model.fit_marginals(rows.values, rows.observed)
+    engine = Engine(TableModel(codec, model), "ids")
+    lines = [line["excess"] for [line] in engine.surprises(frame, ["id"])]
+    assert abs(np.mean(lines)) < 0.1
+    for i in (0, 999):
+        assert abs(Session(model, codec).observe("id", f"n{i}").excess_nats - lines[i]) < 1e-4
+
+
+def test_numbers_in_units_of_their_own_are_near() -> None:
+    model = new_model(table_schema([Continuous(1.7e18, 1e13)])).eval()
+    with TestClient(make_app(Engine(TableModel.of(model), "times"))) as client:
+        [score] = post(client, "score", rows=[{"x0": 1.7e18}])["scores"]
+        name = post(client, "sessions", 201)["session"]
+        observed = post(client, f"sessions/{name}/observe", name="x0", value=1.7e18)
+        assert observed["nats"] == pytest.approx(-score["mean_over_orders"], abs=1e-4)
+        post(client, "score", 400, rows=[{"x0": 1e30}])
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"told": 1}', b"\xff", None])
+def test_a_damaged_snapshot_is_not_there(
+    table: TableModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: bytes | None
+) -> None:
+    with TestClient(make_app(Engine(table, "houses"), snapshots=tmp_path)) as client:
+        name = post(client, "sessions", 201)["session"]
+        snapshot = post(client, f"sessions/{name}/snapshots", 201)["snapshot"]
+        path = tmp_path / f"{snapshot}.json"
+        path.unlink()
+        path.mkdir() if text is None else path.write_bytes(text)
+        assert post(client, "sessions", 404, snapshot=snapshot)["error"]["code"] == "not_there"
+        assert snapshot in caplog.text
+        assert "deformer_sessions 1.0" in client.get("/metrics").text
+
+
+def test_what_takes_too_long_is_given_up_and_leaves_nothing_nameless(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = client.app.state.service  # type: ignore[attr-defined]
+    name, save = post(client, "sessions", 201)["session"], service.sessions.save
+    begun, go = threading.Event(), threading.Event()
+
+    def late(*args: Any) -> None:
+        begun.set()
+        go.wait(60)
+        save(*args)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(service.sessions, "save", late)
+        slow.setattr(service, "limits", Limits(seconds=0.5))
+        assert post(client, f"sessions/{name}/snapshots", 504)["error"]["code"] == "out_of_time"
+    assert begun.is_set()
+    go.set()
+    post(client, f"sessions/{name}/observe", name="size", value=0.5)  # after whatever was under way
+    assert list(tmp_path.iterdir()) == []
+    assert post(client, f"sessions/{name}/snapshots", 201)
+
+
+def test_a_socket_for_which_there_is_no_room_is_closed(table: TableModel) -> None:
+    with (
+        TestClient(make_app(Engine(table, "houses"), limits=Limits(sessions=0))) as client,
+        client.websocket_connect("/v1/stream") as socket,
+    ):
+        assert socket.receive()["code"] == 1013
+
+
+def test_a_request_that_was_let_in_is_not_turned_away_later(table: TableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deformer.api.service.work.PIECE", 10)
+    service = Service(Engine(table, "houses"), Limits(), None)
+
+    def fill_up(start: int) -> list[int]:
+        service.calls.waiting = 0
+        return [start]
+
+    async def ask() -> None:
+        async with service.running(None):
+            asked = service.in_pieces(service.calls, lambda start, _, __: lambda: fill_up(start), 2, 10, "ab")
+            assert await asked == [[0, 1], [0, 1]]
+            with pytest.raises(Busy):
+                await service.in_pieces(service.calls, lambda start, _, __: lambda: fill_up(start), 2, 10)
+
+    asyncio.run(ask())
+
+
+def test_requests_about_one_row_are_small_and_bodies_held_at_once_are_bounded(table: TableModel) -> None:
+    long = {"kind": "x" * 2000}
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(small=1000))) as client:
+        for path, body in (
+            ("sample", {"given": long}),
+            ("conditional", {"row": long}),
+            ("sessions", {"snapshot": long}),
+        ):
+            assert post(client, path, 413, **body)["error"]["code"] == "too_large"
+        post(client, "score", rows=[long])
+    with TestClient(make_app(Engine(table, "houses"), limits=Limits(held=1500))) as client:
+        for path, body in (("score", {"rows": [long]}), ("sample", {"given": long})):
+            answer = client.post(f"/v1/{path}", json=body)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json()["error"]["code"] == "busy"
+        for _ in range(3):  # what was refused, or answered, is held no longer
+            post(client, "score", rows=[{"kind": "x" * 1000}])

@@ -187,3 +187,49 @@ def test_a_level_in_float32_is_the_level() -> None:
     )
     np.testing.assert_array_equal(exact, rounded)
     assert column.encode(np.array([0.1001]))[1] < exact[0] - 1
+
+
+@pytest.mark.parametrize("unit", [1 / 86_400, 1e9])
+def test_numbers_off_the_levels_are_as_unlikely_in_any_unit(unit: float) -> None:
+    column, same = (numeric_column(np.array([1.0, 2.0, 3.0] * 50) * u) for u in (unit, 1.0))
+    seen, beside, far = column.encode(np.array([2.0, 2.1, 9.0]) * unit)[1]
+    assert [seen, beside, far] == pytest.approx(same.encode(np.array([2.0, 2.1, 9.0]))[1])
+    assert seen > math.log(1 / 151) > beside > far
+
+
+def test_a_constant_is_left_as_unlikely_in_any_unit() -> None:
+    small, large = (numeric_column(np.full(50, u)).encode(np.array([1.4 * u]))[1][0] for u in (1e-6, 1e6))
+    assert small == pytest.approx(large)
+
+
+def test_levels_at_the_last_digit_of_a_float() -> None:
+    column = numeric_column(np.array([0.3, 0.1 + 0.2] * 50))
+    codes, log_base = column.encode(np.array([0.3, 0.1 + 0.2]))
+    assert codes.tolist() == [0.0, 1.0]
+    assert log_base.tolist() == [math.log(100 / 101)] * 2
+    tenths = numeric_column(np.array([0.1, 0.2, 0.3, 3.0] * 50))
+    codes, log_base = tenths.encode(np.array([0.1 * 3, 0.1 * 3 * 10, 0.3 + 1e-6]))
+    assert codes.tolist() == [2.0, 3.0, 2.0]
+    assert (log_base == math.log(200 / 201)).tolist() == [True, True, False]
+
+
+def test_another_whole_number_is_no_level() -> None:
+    column = numeric_column(np.array([20240101.0, 20240103.0] * 50))
+    assert (column.encode(np.array([20240101.0, 20240103.0]))[1] == math.log(100 / 101)).all()
+    assert (column.encode(np.array([20240104.0, 20240100.0]))[1] < math.log(1 / 101)).all()
+    large = numeric_column(np.array([1e15, 1e15 + 2] * 50))
+    assert large.encode(np.array([1e15 + 3]))[1][0] < math.log(1 / 101)
+
+
+@pytest.mark.parametrize("unit", [1e-170, 1e-300])
+def test_tiny_numbers_have_a_scale(unit: float) -> None:
+    values = RANDOM.normal(size=300)
+    column, same = numeric_column(values * unit), numeric_column(values)
+    np.testing.assert_allclose(column.encode(values * unit)[0], same.encode(values)[0])
+    np.testing.assert_allclose(column.encode(values * unit)[1], same.encode(values)[1] - math.log(unit))
+
+
+def test_the_base_of_bent_numbers_far_out_is_finite() -> None:
+    codes, log_base = Numbers(0.0, 1e-100, bend=True).encode(np.array([1e100, -1e140]))
+    assert np.isfinite(codes).all()
+    assert log_base == pytest.approx(-np.log([1e100, 1e140]))

@@ -1,8 +1,11 @@
 import inspect
 import json
 import math
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -10,11 +13,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from dateutil import tz
 
 from deformer.data.columns import Labels, Levels, Nothing, Numbers, Plain
 from deformer.data.frames import Codec, make_codec
 from deformer.data.libraries import as_frame, like
 from deformer.data.schema import Binary
+from deformer.data.times import from_days
 from deformer.errors import InputError
 
 N = 60
@@ -372,3 +377,78 @@ def test_labels_that_were_text_are_known_as_numbers_beside_holes() -> None:
 def test_the_name_of_an_index_is_remembered() -> None:
     codec = make_codec(pd.DataFrame({"x": [1.0, 2.0] * 20}, index=pd.Index(range(40), name="id")))
     assert Codec.from_dict(json.loads(json.dumps(codec.to_dict()))).layout.index == "id"
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, lambda columns: pa.table(columns)])
+def test_columns_of_another_type_than_in_fit_are_filled_in_one_type(library: Callable[[object], Any]) -> None:
+    fitted = pd.DataFrame(
+        {"zip": [10115, 80331] * 20, "code": ["02134", "98101"] * 20, "flag": [True, False] * 20, "x": [1.5, 2.25] * 20}
+    )
+    codec = make_codec(fitted, {"zip": "label"})
+    own = {"zip": ["80331", "99", None], "code": [98101, 7, None], "flag": ["true", "False", None]}
+    table = library({**own, "x": ["1.5", "2.25", None]})
+    codec.encode(table)
+    filled = as_frame(like(table, codec.fill(table, codec.decode(np.zeros((3, 4))))))
+    assert filled["zip"].tolist() == ["80331", "99", "10115"]
+    assert filled["code"].tolist() == ["98101", "7", "02134"]
+    # Where text loses nothing, polars and Arrow get text back.
+    assert filled["flag"].astype(str).str.lower().tolist() == ["true", "false", "false"]
+    assert filled["x"].astype(str).tolist() == ["1.5", "2.25", "1.5"]
+    if library is pd.DataFrame:
+        assert filled[["flag", "x"]].dtypes.astype(str).tolist() == ["bool", "float64"]
+
+
+def test_moments_are_filled_in_as_the_day_on_which_they_are() -> None:
+    codec = make_codec(pd.DataFrame({"d": [date(2024, 1, 1), date(2024, 2, 1)] * 20}))
+    own = pd.DataFrame({"d": [pd.Timestamp("2024-01-05 18:00"), pd.NaT]})
+    assert codec.fill(own, codec.decode(np.ones((2, 1))))["d"].tolist() == [date(2024, 1, 5), date(2024, 2, 1)]
+    beside = Codec(("d",), (Numbers(19_700.0, 1.0),), codec.dtypes, ("d",))
+    assert beside.decode(np.array([[0.6]]))["d"].tolist() == [date(2023, 12, 10)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "written"),
+    [
+        (tz.gettz("Europe/Berlin"), "Europe/Berlin"),
+        (tz.tzoffset(None, 7200), "UTC+02:00"),
+        (tz.tzutc(), "UTC"),
+        (timezone(-timedelta(hours=3, minutes=30)), "UTC-03:30"),
+        (ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+    ],
+)
+def test_zones_travel_as_json(zone: tzinfo, written: str) -> None:
+    times = pd.DataFrame({"when": pd.date_range("2024-03-30", periods=60, freq="h", tz=zone)})
+    codec = make_codec(times)
+    again = Codec.from_dict(json.loads(json.dumps(codec.to_dict())))
+    assert str(again.dtypes[0]).endswith(f", {written}]")
+    assert (back(again, times)["when"] == times["when"]).all()
+
+
+def test_moments_as_labels_across_a_change_of_the_clock() -> None:
+    when = pd.Series(pd.date_range("2024-03-30", periods=3, tz="Europe/Berlin")).repeat(10).reset_index(drop=True)
+    times = pd.DataFrame({"when": when.mask(when.index == 4)})
+    pd.testing.assert_frame_equal(back(make_codec(times, {"when": "label"}), times), times)
+
+
+@pytest.mark.parametrize("end", ["9999-12-31 23:59:59", "9999-12-31 23:59:59.999999", "0001-01-01", "2149-01-01 12:34"])
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_the_ends_of_time_come_back(end: str, zone: str | None) -> None:
+    moments = pd.Series([datetime.fromisoformat(end), datetime(2024, 1, 1, 0, 0, 0, 123457)] * 20)
+    times = pd.DataFrame({"until": moments.astype("datetime64[us]").dt.tz_localize(zone)})
+    codec = make_codec(times)
+    pd.testing.assert_frame_equal(back(codec, times), times)
+    assert end[:10] in codec.describe().loc["until", "values"]
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", "Europe/Berlin"])
+def test_what_is_beyond_the_end_of_time_has_a_year(zone: str) -> None:
+    latest = from_days(np.array([1e9, np.nan]), pd.DatetimeTZDtype("us", zone))
+    assert latest.dt.year[0] == 9999
+    assert latest.isna()[1]
+
+
+def test_nanoseconds_come_back() -> None:
+    latencies = pd.to_timedelta(RANDOM.integers(1, 10**6, N), unit="ns").astype("timedelta64[ns]")
+    times = pd.DataFrame({"latency": latencies, "level": pd.to_timedelta([17, 90_000] * (N // 2), unit="ns")})
+    times = times.astype("timedelta64[ns]")
+    pd.testing.assert_frame_equal(back(make_codec(times), times), times)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tests.models import SCHEMAS
 
+from deformer.data.files import Table
+from deformer.data.infer import infer_schema
 from deformer.data.orders import (
     check_orders,
     fixed_orders,
@@ -174,3 +176,11 @@ def test_the_row_at_fault_is_named_in_a_long_table() -> None:
     values[39_999] = 2
     with pytest.raises(InputError, match="holds 2 in row 39999"):
         as_rows(values, table_schema([Binary()]))
+
+
+def test_tiny_and_huge_numbers_of_a_file() -> None:
+    tiny = infer_schema(Table(("a",), (np.array([1e-170, 3e-170]),))).features[0].domain
+    assert isinstance(tiny, Continuous)
+    assert tiny.scale == pytest.approx(1e-170)
+    with pytest.raises(InputError, match="Column 'far': Continuous needs a finite loc"):
+        infer_schema(Table(("near", "far"), (np.array([0.5, 1.5]), np.array([1.7e308, 1.7e308, 1.0]))))

@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.models import CONFIGS
@@ -207,3 +208,27 @@ def test_several_orders_are_asked_together() -> None:
     each = [ask_together([state], [column] * 3, [2], lambda p: p.mean())[0] for state in states]
     assert each[0] != each[1]
     assert both == pytest.approx(sum(each) / 2)
+
+
+def test_moments_may_be_asked_about_as_such() -> None:
+    p = dataclasses.replace(predictive("numbers"), column=Numbers(19_800.0, 2.0))  # days since 1970
+    moments, days = np.full(N, np.datetime64("2024-03-19T12")), np.full(N, 19_801.5)
+    for ask in (p.cdf, p.log_prob):
+        expected = ask(days)
+        for unit in ("s", "ns"):
+            np.testing.assert_allclose(ask(moments.astype(f"datetime64[{unit}]")), expected)
+        np.testing.assert_allclose(ask([pd.Timestamp("2024-03-19T12", tz="UTC")] * N), expected)
+        np.testing.assert_allclose(ask(days.astype(int) * np.timedelta64(1, "D") + np.timedelta64(12, "h")), expected)
+    assert np.isnan(p.cdf(np.datetime64("NaT", "s"))).all()
+
+
+@pytest.mark.parametrize("name", ["numbers", "levels"])
+def test_one_value_or_a_list_is_asked_about_as_an_array(name: str) -> None:
+    p = predictive(name)
+    for ask in (p.cdf, p.log_prob):
+        np.testing.assert_array_equal(ask(4.0), ask(np.full(N, 4.0)))
+        np.testing.assert_array_equal(ask([4.0] * N), ask(np.full(N, 4.0)))
+    np.testing.assert_array_equal(p.quantile([0.05, 0.95]), p.quantile(np.array([0.05, 0.95])))
+    np.testing.assert_array_equal(p.quantile(0.5), p.quantile(np.array([0.5])))
+    labels = predictive("labels")
+    np.testing.assert_array_equal(labels.log_prob("a"), labels.log_prob(np.array(["a"] * N, dtype=object)))

@@ -2,21 +2,23 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.models import CONFIGS, order_of, random_rows, small_model
 
 from deformer.config import ModelConfig
 from deformer.data.columns import Column, Labels, Levels, Nothing, Numbers
-from deformer.data.frames import Codec
-from deformer.data.schema import Continuous, table_schema
+from deformer.data.frames import Codec, make_codec
+from deformer.data.schema import Binary, Continuous, table_schema
 from deformer.data.seeds import generator
 from deformer.errors import InputError
 from deformer.nn.model import DEformer, new_model
-from deformer.tasks import streaming
+from deformer.tasks import calibration
+from deformer.tasks.calibration import calibrate, excess_of_prefixes, row_thresholds, thresholds
 from deformer.tasks.density import log_prob
 from deformer.tasks.pool import SessionPool
-from deformer.tasks.streaming import Alarms, Session, calibrate, excess_of_prefixes, row_thresholds, thresholds
+from deformer.tasks.streaming import Alarms, Session
 
 EVERY = pytest.mark.parametrize("config", CONFIGS)
 
@@ -116,10 +118,12 @@ def test_forks_snapshots_and_closing() -> None:
         ("x0", np.float32("nan"), "missing value is not an observation"),
         ("x1", math.inf, "inf"),
         ("x1", "warm", "'x1': could not convert"),
+        ("x1", 1e60, "'x1': 1e\\+60 lies too far out"),
+        (["x1"], 1, "No feature is called"),
         ("x2", 1, "observed already"),
     ],
 )
-def test_impossible_observations_change_nothing(name: str, value: object, message: str) -> None:
+def test_impossible_observations_change_nothing(name: object, value: object, message: str) -> None:
     session = Session(small_model("mixed"))
     session.observe("x2", 3)
     before = session.reading
@@ -279,7 +283,7 @@ def test_prefixes_skip_what_is_missing() -> None:
 
 
 def test_thresholds_rest_on_some_of_very_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MANY_ROWS", 10)
+    monkeypatch.setattr(calibration, "MANY_ROWS", 10)
     model = small_model()
     values = random_rows(model.schema, 300)
     base = torch.arange(300.0)[:, None].expand(-1, 8) / 100
@@ -311,3 +315,61 @@ def test_what_has_arrived_tells_nothing_of_itself(config: str) -> None:
     torch.testing.assert_close(
         alone.predict(first).conditionals.entropy(), Session(model).predict(first).conditionals.entropy()
     )
+
+
+def test_the_shares_of_rare_labels_are_expected() -> None:
+    frame = pd.DataFrame({"id": [f"n{i}" for i in range(1000)]})  # of which 745 have one code in common
+    codec = make_codec(frame)
+    rows, log_base = codec.encode(frame)
+    model = new_model(codec.schema).double().eval()
+    model.fit_marginals(rows.values, rows.observed)
+    excess = excess_of_prefixes(model, rows, 1, generator(0), log_base, codec)[:, 0]
+    assert abs(excess.mean()) < 0.1
+    pool, told = SessionPool(model, codec), [f"n{i}" for i in (0, 250, 999)]
+    for name in told:
+        session = Session(model, codec)
+        expected = session.predict("id").entropy()[0]
+        surprise = session.observe("id", name)
+        assert abs(surprise.excess_nats - (surprise.nats - expected)) < 1e-12
+        assert abs(surprise.excess_nats - excess[frame["id"].tolist().index(name)]) < 1e-9
+        pool.open(name)
+        assert abs(pool.observe([(name, "id", name)])[0].excess_nats - surprise.excess_nats) < 1e-9
+    alarms = calibrate(model, rows, 0.1, generator=generator(0), log_base=log_base, codec=codec)
+    assert alarms.thresholds[0] < 1
+
+
+def test_a_number_too_far_out_to_be_scored_sets_no_threshold() -> None:
+    model = small_model("mixed", "two_stream", torch.float32)
+    rows = random_rows(model.schema, 50)
+    rows[7, 3] = 1e60
+    with pytest.raises(InputError, match="'x3' holds a number in row 7 too far out"):
+        calibrate(model, rows, 0.1, generator=generator(0))
+    rows[7, 3] = math.nan
+    assert np.isfinite(calibrate(model, rows, 0.1, generator=generator(0)).thresholds).all()
+
+
+def test_what_is_far_out_is_told_by_the_spread_of_a_column() -> None:
+    model = new_model(table_schema([Continuous(1.7e18, 1e13)])).eval()
+    assert math.isfinite(Session(model).observe("x0", 1.7e18 + 2e13).nats)
+    for value in (1e30, -1e30):
+        with pytest.raises(InputError, match="too far out"):
+            Session(model).observe("x0", value)
+
+
+def test_an_ordinary_value_at_the_threshold_raises_no_alarm() -> None:
+    model = new_model(table_schema([Binary()])).eval()
+    excess = Session(model).observe("x0", 1).excess_nats
+    for threshold, alarm in ((math.nextafter(excess, -math.inf), False), (excess - 1e-6, False), (excess - 0.01, True)):
+        session, pool = (kind(model, alarms=Alarms((threshold,), 0.1)) for kind in (Session, SessionPool))
+        pool.open(0)
+        assert session.observe("x0", 1).alarm is alarm
+        assert pool.observe([(0, "x0", 1)])[0].alarm is alarm
+
+
+def test_columns_may_go_by_numbers() -> None:
+    codec = Codec(("0",), (Numbers(),), (np.dtype(np.float64),))
+    model = new_model(codec.schema).eval()
+    session, pool = Session(model, codec), SessionPool(model, codec)
+    name = pool.open()
+    assert session.observe(0, 1.0).name == pool.observe([(name, 0, 1.0)])[0].name == "0"
+    assert session.predict(0).mean() == pool.predict([(name, 0)])[0].mean()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,9 +20,10 @@ from deformer.data.doubts import doubts
 from deformer.data.libraries import as_frame, is_frame, like, names_of_array, relabelled
 from deformer.data.seeds import derive_of_piece
 from deformer.errors import InputError
+from deformer.tasks.calibration import Per
 from deformer.tasks.pool import SessionPool
 from deformer.tasks.predictive import Predictive
-from deformer.tasks.streaming import Alarms, Per, Session
+from deformer.tasks.streaming import Alarms, Session
 from deformer.train.checkpoint import read_notes
 
 Floats = npt.NDArray[np.float64]
@@ -32,14 +33,27 @@ Randomness = int | np.random.RandomState | None
 _Estimator = TypeVar("_Estimator", bound="TableEstimator")
 
 
-def _without_text(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Read an array as numbers if it spells nothing else, and as objects if it does."""
+def _unmasked(X: Any) -> Any:
+    """Give an array whose masked values are missing ones."""
+    if not np.ma.is_masked(X):
+        return X
+    kind = X.dtype.kind
+    missing = X.dtype.type("NaT") if kind in "mM" else np.nan if kind in "iuf" else None
+    return np.where(np.ma.getmaskarray(X), missing, X.data)
+
+
+def _as_numbers(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Read an array of text as numbers if it spells nothing else."""
     try:
         return X.astype(np.float64)
     except ValueError:
-        objects = X.astype(object)
-        objects[X == "nan"] = None  # as which NumPy spells what is missing
-        return objects
+        return X
+
+
+def _as_objects(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    objects = X.astype(object)
+    objects[X == "nan"] = None  # as which NumPy spells what is missing
+    return objects
 
 
 def _plain(value: Any) -> Any:
@@ -123,14 +137,22 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         if not reset and learned:
             check_is_fitted(self)
         if not is_frame(X):
-            X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2 if reset else 1)
-            if X.dtype.kind not in "biufOmM":
-                X = _without_text(X)
+            X = self._array(_unmasked(X), reset)
         if reset or not is_frame(X):
             # pandas may have put an index among the columns of an Arrow table
             told = as_frame(X) if is_frame(X) and not isinstance(X, pd.DataFrame) else X
             validate_data(self, told, reset=reset, skip_check_array=True)
         return X
+
+    def _array(self, X: Any, reset: bool) -> npt.NDArray[Any]:
+        limits: dict[str, Any] = {"ensure_all_finite": "allow-nan", "ensure_min_samples": 2 if reset else 1}
+        array: npt.NDArray[Any] = check_array(X, dtype=None, **limits)
+        if array.dtype.kind in "biufOmM":
+            return array
+        if not hasattr(X, "dtype"):  # NumPy makes text of the numbers in lists that hold text as well
+            array = check_array(X, dtype=object, **limits)
+        array = _as_numbers(array) if reset else array  # in use, the columns of fit say what text stands for
+        return array if array.dtype.kind == "f" else _as_objects(array)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "table_")
@@ -313,7 +335,7 @@ class DEformerDensity(TableEstimator):
         return tables.alarms(self.table_, X, rate, per=per)
 
 
-class DEformerImputer(TransformerMixin, TableEstimator):  # type: ignore[misc]
+class DEformerImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # type: ignore[misc]
     """Fill in missing values of any kind of table, by the conditionals of a density.
 
     Args:
@@ -404,6 +426,12 @@ class DEformerImputer(TransformerMixin, TableEstimator):  # type: ignore[misc]
         return filled.to_numpy(dtype=X.dtype if X.dtype.kind == "f" else None)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
-        """Return the names of the columns, which are those of fit."""
+        """Return the names of the columns, which are those of fit.
+
+        Args:
+            input_features: What an array's columns are called, or the names of fit. None: the names of fit, x0, x1, ...
+                of an array.
+        """
         check_is_fitted(self)
-        return np.array(self.table_.codec.names, dtype=object)
+        given = self.table_.codec.names if input_features is None else super().get_feature_names_out(input_features)
+        return np.array(given, dtype=object)

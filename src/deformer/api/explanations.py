@@ -46,7 +46,8 @@ class Explanation:
 
     def row(self, at: int) -> pd.DataFrame:
         """Give one row's columns, those of the largest excess first."""
-        table = pd.DataFrame({name: frame.iloc[at].astype(object) for name, frame in self.parts().items()})
+        # A row of one type would turn whole numbers beside others into floats.
+        table = pd.DataFrame({name: frame.iloc[[at]].astype(object).iloc[0] for name, frame in self.parts().items()})
         return table.astype(dict.fromkeys(NATS, float)).sort_values("excess", ascending=False)
 
     def parts(self) -> dict[str, pd.DataFrame]:
@@ -73,7 +74,7 @@ class Explanation:
 def _short(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:.4g}"
-    text = str(value.round("s") if isinstance(value, pd.Timestamp | pd.Timedelta) else value)
+    text = str(value.floor("s") if isinstance(value, pd.Timestamp | pd.Timedelta) else value)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 

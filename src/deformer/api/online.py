@@ -12,8 +12,9 @@ import pandas as pd
 from deformer.api import tables
 from deformer.api.defaults import suited
 from deformer.api.tables import TableModel
-from deformer.config import TrainConfig
+from deformer.config import ModelConfig, TrainConfig, check_names
 from deformer.data.frames import LARGEST
+from deformer.data.times import python
 from deformer.errors import InputError
 from deformer.tasks.streaming import Session
 from deformer.train.fit import fit
@@ -61,6 +62,10 @@ class DEformerStream:
     ) -> None:
         if not 2 <= warm_up <= buffer:
             raise InputError(f"warm_up must lie between 2 and buffer = {buffer}, not {warm_up}.")
+        if steps_per_update < 1:
+            raise InputError(f"steps_per_update must be at least 1, not {steps_per_update}.")
+        check_names(ModelConfig, network or ())
+        check_names(TrainConfig, training or ())
         self.warm_up, self.update_every, self.steps_per_update = warm_up, update_every, steps_per_update
         self.minutes, self.n_orders, self.seed = minutes, n_orders, seed
         self.network, self.training = network, training
@@ -137,6 +142,7 @@ def _require_values(row: Row) -> None:
         InputError: An infinite, too large or unhashable value.
     """
     for name, value in row.items():
+        value = python(value)  # NumPy's lengths of time pass for its whole numbers
         try:
             too_large = isinstance(value, numbers.Real | decimal.Decimal) and abs(float(value)) > LARGEST
         except (OverflowError, ValueError):

@@ -23,11 +23,12 @@ from deformer.errors import CheckpointError, InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State, new_model
 from deformer.nn.tokens import EmbeddingTokens
+from deformer.tasks.calibration import Per, calibrate
 from deformer.tasks.density import batches, log_prob_terms
 from deformer.tasks.predictive import Predictive, ask_together
 from deformer.tasks.sampling import complete as draw_missing
 from deformer.tasks.sampling import observe_known, sample
-from deformer.tasks.streaming import Alarms, Per, calibrate
+from deformer.tasks.streaming import Alarms
 from deformer.train.checkpoint import describe, load, read_header, write_tensors
 from deformer.train.fit import fit
 from deformer.train.history import History
@@ -93,12 +94,15 @@ def learn(
         held_out, _ = codec.encode(validation)
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
-    changes = {"minutes": minutes, "epochs": epochs, "steps": steps, "seed": seed, **(training or {})}
+    own = dict(training or {})
+    if "tokens_per_step" in own:  # which counts only where rows are not counted
+        own = {"rows_per_step": None, **own}
+    changes = {"minutes": minutes, "epochs": epochs, "steps": steps, "seed": seed, **own}
     if all(changes[limit] is None for limit in ("minutes", "epochs", "steps")):
         changes["minutes"] = MINUTES
     shape, config = suited(rows, TrainConfig(**changes), device, large=large)
     passes = MOST_EPOCHS if config.epochs is None else config.epochs
-    config = TrainConfig(**{**asdict(config), "epochs": passes, **(training or {})})
+    config = TrainConfig(**{**asdict(config), "epochs": passes, **own})
     model = new_model(codec.schema, ModelConfig(**{**asdict(shape), **(network or {})}), seed)
     history = fit(model, rows, config, validation=held_out, device=device, progress=progress)
     for i, column in enumerate(codec.columns):
@@ -266,8 +270,9 @@ def conditional(table: TableModel, values: Any, target: str, quantiles: Sequence
     answers = ask(table, values, target, described)
     numbers = pd.DataFrame(answers[:, : len(heads)], columns=heads)
     moments = numbers.apply(lambda x: table.codec.in_units(target, x.to_numpy()))
-    if moments.dtypes.iloc[0] != np.float64:  # of moments the deviation is a length of time
-        moments["std"] = from_days(numbers["std"].to_numpy(), np.dtype("timedelta64[us]"))
+    if (kind := moments.dtypes.iloc[0]) != np.float64:  # of moments the deviation is a length of time
+        unit = kind if kind == np.dtype("timedelta64[ns]") else np.dtype("timedelta64[us]")
+        moments["std"] = from_days(numbers["std"].to_numpy(), unit)
     if mass is not None:
         at = table.codec.in_units(target, np.array([mass[1]]))[0]
         moments[f"P(= {at:.15g})" if isinstance(at, float) else f"P(= {at})"] = answers[:, -1]
@@ -324,7 +329,7 @@ def alarms(table: TableModel, ordinary: Any, rate: float, per: Per = "row") -> A
     """Calibrate alarms on ordinary rows that the model was not trained on; see `calibrate`."""
     rows, base = codes_and_base(table, ordinary)
     draws = generator(table.seed, "alarms")
-    return calibrate(table.model, rows, rate, per=per, generator=draws, log_base=base)
+    return calibrate(table.model, rows, rate, per=per, generator=draws, log_base=base, codec=table.codec)
 
 
 def codes_and_base(table: TableModel, values: Any) -> tuple[Rows, Tensor]:

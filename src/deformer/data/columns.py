@@ -27,6 +27,7 @@ MOST_LEVELS = 256
 FEW_LEVELS, ROWS_PER_FEW, ROWS_PER_LEVEL = 16, 10, 50
 MOST_LABELS = 255
 HEAVY_TAILS = 30.0
+ROUNDING = 1e-12  # of a level, by which 0.1 * 3 is still 0.3
 MASS, TIMES_THE_OTHERS = 0.05, 10  # of one number among others: its share, and how much more frequent it is
 
 
@@ -35,7 +36,7 @@ class Levels:
     """Numbers of which there are few: each is a label of its own, gaps and all.
 
     Another number, met only in use, takes the code of the nearest level and, by `log_base`, a share of the one cell in
-    `n_cells` + 1 that is expected off the levels, less the farther off it lies.
+    `n_cells` + 1 that is expected off the levels, less the more gaps between levels it lies off.
 
     Examples:
         >>> Levels((0.0, 1.0, 10.0), 99).encode(np.array([10.0, np.nan, 2.0]))[0]
@@ -51,21 +52,26 @@ class Levels:
 
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         known, numbers = np.asarray(self.levels), values.astype(np.float64)
-        codes = np.searchsorted((known[1:] + known[:-1]) / 2, numbers).astype(np.float64)
+        below = np.searchsorted(known[1:], numbers, side="right")
+        above = np.minimum(below + 1, len(known) - 1)
+        codes = np.where(known[above] - numbers < numbers - known[below], above, below).astype(np.float64)
         codes[np.isnan(numbers)] = np.nan
         level = self.decode(codes)
-        off = np.where(alike_in_float32(numbers, level), 0.0, np.nan_to_num(np.abs(numbers - level)))
-        width = (known[-1] - known[0]) / len(known) or max(abs(known[-1]), 1.0)
-        elsewhere = -math.log(self.n_cells + 1) - 2 * np.log1p(off / width) - math.log(2 * width)
+        off = np.where(same_number(numbers, level), 0.0, np.nan_to_num(np.abs(numbers - level)))
+        gap = (known[-1] - known[0]) / len(known) or abs(known[-1]) or 1.0  # so that units do not matter
+        elsewhere = -math.log(2 * (self.n_cells + 1)) - 2 * (np.log(gap + off) - math.log(gap))
         return codes, np.where(off == 0, math.log(self.n_cells / (self.n_cells + 1)), elsewhere)
 
     def decode(self, codes: Codes, draw: Draw | None = None) -> Values:
         return _look_up(np.asarray(self.levels), codes, np.nan)
 
 
-def alike_in_float32(a: Codes, b: Codes) -> npt.NDArray[np.bool_]:
-    """Say where one of two numbers is the other one as float32 rounds it."""
-    alike: npt.NDArray[np.bool_] = (_in_float32(a) == b) | (a == _in_float32(b))
+def same_number(numbers: Codes, levels: Codes) -> npt.NDArray[np.bool_]:
+    """Say which numbers are a level as arithmetic rounds it or, unless it is a whole number, float32."""
+    close = np.abs(numbers - levels) <= np.minimum(ROUNDING * np.abs(levels), 0.5)
+    whole = (levels == np.floor(levels)) & (np.abs(levels) < 2**53)
+    in_float32 = (_in_float32(numbers) == levels) | (numbers == _in_float32(levels))
+    alike: npt.NDArray[np.bool_] = close | (in_float32 & ~whole)
     return alike
 
 
@@ -180,7 +186,7 @@ class Numbers:
     def encode(self, values: Values) -> tuple[Codes, Codes]:
         numbers = values.astype(np.float64)
         t = (numbers - self.loc) / self.scale
-        log_base = np.nan_to_num(-math.log(self.scale) - (0.5 * np.log1p(t * t) if self.bend else np.zeros(len(t))))
+        log_base = np.nan_to_num(-math.log(self.scale) - (np.log(np.hypot(1, t)) if self.bend else np.zeros(len(t))))
         codes, mass = (np.arcsinh(t) if self.bend else t), self.code_of_mass
         if mass is None or self.point_mass is None:
             return codes, log_base
@@ -312,11 +318,18 @@ def numeric_column(values: Values, n_columns: int = 1, levels: bool = True) -> L
 def _unit(known: Codes) -> tuple[float, float, bool]:
     """Choose loc and scale of numbers, and whether to bend it."""
     low, loc, high = np.quantile(known, [0.25, 0.5, 0.75])
-    spread = float(known.std()) if known.min() < known.max() else abs(float(known[0])) or 1.0
+    spread = deviation(known) if known.min() < known.max() else abs(float(known[0])) or 1.0
     kurtosis = float((((known - known.mean()) / spread) ** 4).mean())
     if kurtosis >= HEAVY_TAILS:
         return float(loc), float(high - low) / 1.35 or spread, True
     return float(known.mean()), spread, False
+
+
+def deviation(known: Codes) -> float:
+    """Give the standard deviation of numbers that are not all the same, whose squares may be too small for floats."""
+    away = known - known.mean()
+    largest = float(np.abs(away).max())
+    return largest * float((away / largest).std()) or largest
 
 
 def spell_label(value: Any, known: Collection[Hashable]) -> str:

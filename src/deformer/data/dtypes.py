@@ -1,5 +1,8 @@
 """Types of columns: values brought back to the type they had, and types as JSON holds them."""
 
+import datetime
+import re
+import zoneinfo
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,10 @@ def as_label(value: Any) -> Any:
 def restore(values: Values, dtype: Any) -> "pd.Series[Any]":
     """Give plain values, numbers and labels, a type."""
     if is_time(dtype):
-        return pd.Series(values).astype(dtype) if values.dtype == object else from_days(values, dtype)
+        if values.dtype != object:
+            return from_days(values, dtype)
+        zoned = getattr(dtype, "tz", None) is not None  # where offsets differ, as clocks change
+        return pd.Series(pd.to_datetime(values, format="ISO8601", utc=True) if zoned else values).astype(dtype)
     series = pd.Series(values)
     missing = series.isna().any()
     if isinstance(dtype, pd.IntervalDtype):
@@ -54,7 +60,19 @@ def _nearest_category(numbers: "pd.Series[Any]", dtype: pd.CategoricalDtype) -> 
 def dtype_to_json(dtype: Any) -> Any:
     if isinstance(dtype, pd.CategoricalDtype):
         return {"categories": [as_label(c) for c in dtype.categories], "ordered": bool(dtype.ordered)}
-    return str(dtype)
+    zone = getattr(dtype, "tz", None)
+    return str(dtype) if zone is None else f"datetime64[{dtype.unit}, {_zone_to_json(zone)}]"
+
+
+def _zone_to_json(zone: datetime.tzinfo) -> str:
+    """Name a zone by its key or its offset; of one that has neither, moments are kept in UTC."""
+    key = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    if key is None and (offset := zone.utcoffset(None)) is not None:
+        return str(datetime.timezone(offset))
+    if key is None:  # dateutil tells only of the file
+        file = re.fullmatch(r"tzfile\('(?:.*/zoneinfo/)?(.+)'\)", repr(zone))
+        key = file[1] if file and file[1] in zoneinfo.available_timezones() else "UTC"
+    return str(key)
 
 
 def dtype_from_json(written: Any) -> Any:

@@ -3,7 +3,7 @@
 import decimal
 import math
 import numbers
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -125,8 +125,11 @@ class Codec:
             return self._encode_labels(at, _objects(series))
         if is_time(series.dtype) and not is_time(self.dtypes[at]):
             raise InputError(f"Column {series.name!r} held numbers in fit; now it holds times ({series.dtype}).")
+        return column.encode(self._read_numbers(at, series))
+
+    def _read_numbers(self, at: int, series: "pd.Series[Any]") -> Values:
         spelled = pd.api.types.is_bool_dtype(self.dtypes[at]) and not pd.api.types.is_bool_dtype(series)
-        return column.encode(_numbers(_truths(series) if spelled else series))
+        return _numbers(_truths(series) if spelled else series)
 
     def is_empty(self, at: int) -> bool:
         """Say whether fit saw no value of a column, so that the network learned what none of them means."""
@@ -189,7 +192,8 @@ class Codec:
         restored = {}
         for name, column, dtype in zip(self.names, self.columns, self.dtypes, strict=True):
             plain = values[name] if isinstance(column, Labels) else values[name].astype(np.float64)
-            series = restore(np.round(plain) if is_time(dtype) and _is_whole(column) else plain, dtype)
+            whole = _is_whole(column) or (name in self.dates and not isinstance(column, Labels))
+            series = restore(np.round(plain) if is_time(dtype) and whole else plain, dtype)
             restored[name] = as_dates(series) if name in self.dates else series
         return pd.DataFrame(restored)
 
@@ -205,14 +209,25 @@ class Codec:
         """Put guesses where a table has no value of its own, under its index and names; columns are those of fit."""
         frame = self.frame_of(table)
         filled = {}
-        for name, dtype in zip(self.names, self.dtypes, strict=True):
+        for at, (name, column) in enumerate(zip(self.names, self.columns, strict=True)):
             guess = guesses[name].set_axis(frame.index)
-            own, dates = as_times(frame[name], dtype) if name in frame else None, name in self.dates
-            own = guess if own is None else as_dates(own) if dates else own
+            own = self._own(at, frame[name]) if name in frame else guess
             whole = own.astype(object).where(own.notna(), guess.astype(object))
-            filled[name] = whole if dates else typed(whole, dtype)
+            if isinstance(column, Labels) and _is_partly_text(whole) and not _is_partly_text(column.seen):
+                whole = _as_text_alone(whole, column)
+            filled[name] = whole if name in self.dates else typed(whole, self.dtypes[at])
         guessed = pd.DataFrame(filled)
         return relabelled(guessed, table.columns) if isinstance(table, pd.DataFrame) else guessed
+
+    def _own(self, at: int, series: "pd.Series[Any]") -> "pd.Series[Any]":
+        """Give a column's own values as times or numbers where they were such in fit and may be text now."""
+        series, column = as_times(series, self.dtypes[at]), self.columns[at]
+        if self.names[at] in self.dates:
+            return as_dates(series)
+        numbers = not isinstance(column, Labels | Nothing) and not is_time(self.dtypes[at])
+        if numbers and any(isinstance(value, str) for value in _objects(series)):
+            return pd.Series(self._read_numbers(at, series), series.index)
+        return series
 
     def to_dict(self) -> dict[str, Any]:
         """Write the codec as JSON can hold it.
@@ -345,6 +360,15 @@ def _as_seen(labels: Values, column: Labels) -> Values:
     if not any(isinstance(v, str) for v in labels):
         return labels
     return np.array([column.spelled.get(v, v) if isinstance(v, str) else v for v in labels], dtype=object)
+
+
+def _as_text_alone(series: "pd.Series[Any]", column: Labels) -> "pd.Series[Any]":
+    return series.map(lambda v: None if absent(v) else spell_label(as_label(v), column.spelled))
+
+
+def _is_partly_text(values: Iterable[Any]) -> bool:
+    """Say whether some values are text and others are not."""
+    return len({isinstance(value, str) for value in values if not absent(value)}) > 1
 
 
 def _is_whole(column: Column) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from deformer.data.columns import spell_label
+from deformer.data.columns import deviation, spell_label
 from deformer.data.files import Column, Table
 from deformer.data.libraries import names_of_array
 from deformer.data.schema import Binary, Categorical, Continuous, Domain, Feature, Ordinal, Schema
@@ -14,8 +14,20 @@ MOST_LEVELS = 64
 
 
 def infer_schema(table: Table) -> Schema:
-    """Guess each column's domain: text is categorical, 0/1 binary, few small whole numbers ordinal, else continuous."""
-    return Schema(tuple(Feature(n, _domain(c)) for n, c in zip(table.names, table.columns, strict=True)))
+    """Guess each column's domain: text is categorical, 0/1 binary, few small whole numbers ordinal, else continuous.
+
+    Raises:
+        InputError: A column's numbers are too large to have a mean or a deviation.
+    """
+    return Schema(tuple(Feature(n, _named_domain(n, c)) for n, c in zip(table.names, table.columns, strict=True)))
+
+
+def _named_domain(name: str, column: Column) -> Domain:
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _domain(column)
+    except InputError as error:
+        raise InputError(f"Column {name!r}: {error}") from error
 
 
 def _domain(column: Column) -> Domain:
@@ -29,7 +41,7 @@ def _domain(column: Column) -> Domain:
     if not len(known):
         return Continuous()
     constant = known.min() == known.max()  # whose computed deviation may not be 0
-    return Continuous(float(known.mean()), 1.0 if constant else float(known.std()))
+    return Continuous(float(known.mean()), 1.0 if constant else deviation(known))
 
 
 def to_rows(table: Table, schema: Schema) -> Rows:

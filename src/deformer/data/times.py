@@ -13,8 +13,9 @@ from deformer.errors import InputError
 
 EPOCH = pd.Timestamp(0, tz="UTC").as_unit("s")
 DAY = pd.Timedelta(days=1)
-YEARS = (-719_162, 2_932_896)  # days from 1970 to the first day of year 1, and to the last one of year 9999
+YEARS = (-719_162, 2_932_897)  # days from 1970 to the first one of year 1, and to the end of year 9999
 NANOSECONDS = (-106_751, 106_751)  # days that a time in nanoseconds can lie away
+PER_DAY = {"ms": 86_400e3, "us": 86_400e6, "ns": 86_400e9}
 Days = npt.NDArray[np.float64]
 
 
@@ -45,8 +46,8 @@ def unboxed(series: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def as_dates(series: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Give moments as Python's own dates, None where missing."""
-    return series.dt.round("D").dt.date.astype(object).where(series.notna(), None)
+    """Give moments as the days, Python's own dates, on which they are; None where missing."""
+    return series.dt.floor("D").dt.date.astype(object).where(series.notna(), None)
 
 
 def to_days(series: "pd.Series[Any]") -> Days:
@@ -72,18 +73,35 @@ def _farthest(dtype: Any) -> tuple[int, int]:
 
 def from_days(days: Days, dtype: Any) -> "pd.Series[Any]":
     """Give days as times of a type."""
-    within = np.clip(days, *_farthest(dtype))
-    lengths = np.round(within * 86_400e6).astype("timedelta64[us]")  # floats are no finer
+    nanoseconds, zone = "[ns" in str(dtype), getattr(dtype, "tz", None)
+    lengths = _lengths(np.clip(days, *_farthest(dtype)), nanoseconds)
     if is_length(dtype):
         return pd.Series(lengths).astype(dtype)
-    moments = pd.Series(lengths.view("datetime64[us]")).dt.tz_localize("UTC")
-    zone = getattr(dtype, "tz", None)
+    lengths = lengths if nanoseconds else np.minimum(lengths, _latest(zone))
+    moments = pd.Series(np.datetime64(0, "us") + lengths).dt.tz_localize("UTC")
     return (moments.dt.tz_localize(None) if zone is None else moments.dt.tz_convert(zone)).astype(dtype)
+
+
+def _lengths(days: Days, nanoseconds: bool) -> npt.NDArray[Any]:
+    """Give days as lengths of time, rounded to the finest unit in which floats still tell neighbours apart."""
+    lengths: npt.NDArray[Any] = np.round(days * PER_DAY["ms"]).astype("timedelta64[ms]")
+    for unit in ("us", "ns") if nanoseconds else ("us",):
+        fine = np.spacing(np.abs(days)) * PER_DAY[unit] < 1
+        lengths = np.where(fine, np.round(days * PER_DAY[unit]).astype(f"timedelta64[{unit}]"), lengths)
+    return lengths
+
+
+def _latest(zone: datetime.tzinfo | None) -> np.timedelta64:
+    """Give the time from 1970 to the last microsecond of year 9999, in UTC or in a zone that is ahead of it."""
+    ahead = None if zone is None else zone.utcoffset(datetime.datetime(9999, 12, 31))
+    before = max(ahead or datetime.timedelta(), datetime.timedelta())
+    return np.timedelta64(YEARS[1], "D") - np.timedelta64(before + datetime.timedelta(microseconds=1), "us")
 
 
 def to_the_second(day: float, dtype: Any) -> Any:
     """Give one number of days as a time of a type."""
-    return from_days(np.array([float(day)]), dtype).iloc[0].round("s")
+    seconds = np.round(float(day) * 86_400)  # before it is a moment, of which the last one has no next second
+    return from_days(np.array([seconds / 86_400]), dtype).iloc[0].floor("s")
 
 
 def as_times(series: "pd.Series[Any]", dtype: Any) -> "pd.Series[Any]":

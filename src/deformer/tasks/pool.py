@@ -109,7 +109,7 @@ class SessionPool:
         if name in self._slot_of:
             self._free.append(self._slot_of.pop(name))
 
-    def observe(self, arrivals: Iterable[tuple[Hashable, str, Any]]) -> list[Surprise]:
+    def observe(self, arrivals: Iterable[tuple[Hashable, Any, Any]]) -> list[Surprise]:
         """Observe (session, feature, value) triples; those of one session are observed in the given sequence.
 
         Raises:
@@ -151,20 +151,20 @@ class SessionPool:
         codes = torch.tensor([[a.code] for _, a in coded], dtype=torch.float64, device=device)
         store, slots = self._cached([name for name, _ in coded])
         state, conditionals = store.take(slots, 1).observe_and_predict(features, codes, features, beforehand=True)
-        weighed = [w[:, 0].tolist() for w in weigh(conditionals, codes)]
+        weighed = [w[:, 0].tolist() for w in weigh(conditionals, codes, self.words.shared[features.cpu()])]
         store.put(slots, state, torch.ones_like(slots))
         surprises = []
-        for (name, arrival), nats, entropy, tail in zip(coded, *weighed, strict=True):
-            self._readings[name], surprise = self._readings[name].add(arrival, nats, entropy, tail, self.alarms)
+        for (name, arrival), nats, expected, tail in zip(coded, *weighed, strict=True):
+            self._readings[name], surprise = self._readings[name].add(arrival, nats, expected, tail, self.alarms)
             surprises.append(surprise)
         return surprises
 
-    def predict(self, asked: Sequence[tuple[Hashable, str]]) -> list[Predictive]:
+    def predict(self, asked: Sequence[tuple[Hashable, Any]]) -> list[Predictive]:
         """Return p(feature | all other observed values) for (session, feature) pairs."""
         return [self.ask(name, [feature], lambda predictive: [predictive])[0] for name, feature in asked]
 
     def ask(
-        self, name: Hashable, features: Sequence[str], question: Callable[[Predictive], Sequence[Any]]
+        self, name: Hashable, features: Sequence[Any], question: Callable[[Predictive], Sequence[Any]]
     ) -> list[Any]:
         """Ask about several features of one session, each given all other observed values."""
         reading, columns = self.reading(name), self.words.codec.columns

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,11 +17,12 @@ from deformer.data.columns import (
     Labels,
     Numbers,
     Values,
-    alike_in_float32,
     has_order,
     point_mass,
+    same_number,
     values_of,
 )
+from deformer.data.times import is_time, to_days, unboxed
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import State
@@ -46,9 +48,13 @@ class Predictive:
     conditionals: Conditionals
     n_orders: int = 1
 
-    def log_prob(self, values: Values) -> Codes:
-        """Give ln p(value) in nats, for numbers a log-density per unit; NaN where the value is missing."""
-        codes, log_base = self.column.encode(values)
+    def log_prob(self, values: Any) -> Codes:
+        """Give ln p(value) in nats, for numbers a log-density per unit; NaN where the value is missing.
+
+        Args:
+            values: One for each row, or one for all; of columns of times also moments and lengths of time.
+        """
+        codes, log_base = self.column.encode(self._values(values))
         return np.where(np.isnan(codes), np.nan, self.log_prob_of_codes(np.nan_to_num(codes)) + log_base)
 
     def log_prob_of_codes(self, codes: Codes) -> Codes:
@@ -127,13 +133,14 @@ class Predictive:
         codes = np.full(self.conditionals.shape[0] // self.n_orders, mass[0])
         return mass[1], np.exp(self.log_prob_of_codes(codes))
 
-    def quantile(self, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Give the quantiles of numbers or levels at probabilities q, (batch, len(q)).
+    def quantile(self, q: Any) -> npt.NDArray[np.float64]:
+        """Give the quantiles of numbers or levels at one or several probabilities q, (batch, len(q)).
 
         Raises:
             InputError: The column holds labels, or a probability does not lie between 0 and 1.
         """
         self._require_numbers()
+        q = np.atleast_1d(np.asarray(q, dtype=np.float64))
         if not (len(q) and ((q > 0) & (q < 1)).all()):
             raise InputError(f"Quantiles must lie between 0 and 1, not {q.tolist()}.")
         codes = self._number_quantiles(q) if self._levels is None else self._level_quantiles(q)
@@ -144,22 +151,35 @@ class Predictive:
         return np.where((up_to - mass[1][:, None] < q) & (q <= up_to), mass[0], values)
 
     def entropy(self) -> Codes:
-        """Give the entropy of the code in nats, averaged over orders: what -ln p(code) is expected to be."""
-        averaged: Codes = self._by_order(self.conditionals.entropy()).mean(0)
+        """Give what -ln p is expected to be in nats, of numbers that of the code, averaged over orders."""
+        shared = shared_codes([self.column]).expand(*self.conditionals.shape, 2)
+        averaged: Codes = self._by_order(expected_nats(self.conditionals, shared)).mean(0)
         return averaged
 
-    def cdf(self, values: Values) -> npt.NDArray[np.float64]:
-        """Give P(column <= value) for one value per row; numbers and levels only."""
+    def cdf(self, values: Any) -> npt.NDArray[np.float64]:
+        """Give P(column <= value) for one value per row, or one for all; numbers, levels and times only."""
         self._require_numbers()
+        values = self._values(values)
         if self._levels is not None:
             numbers = values.astype(np.float64)
             nearest = self._levels[np.abs(self._levels - numbers[:, None]).argmin(1)]
-            up_to = np.where(alike_in_float32(numbers, nearest), nearest, numbers)
+            up_to = np.where(same_number(numbers, nearest), nearest, numbers)
             total = (self.probabilities() * (self._levels <= up_to[:, None])).sum(1)
             return np.where(np.isnan(numbers), np.nan, total)
         codes = self._codes(self.column.encode(values)[0][:, None])
         below_code: npt.NDArray[np.float64] = self._by_order(self.conditionals.cdf(codes)).mean(0)
         return below_code
+
+    def _values(self, values: Any) -> Values:
+        """Give one value for each row, times as the days that columns of them code."""
+        if not has_order(self.column):  # an array of labels of several types would make text of them
+            given: Values = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
+            given = np.atleast_1d(given)
+        else:
+            given = np.atleast_1d(np.asarray(values))
+            series = unboxed(pd.Series(given))
+            given = to_days(series) if is_time(series.dtype) else given
+        return given.repeat(self.conditionals.shape[0] // self.n_orders) if len(given) == 1 else given
 
     @property
     def _levels(self) -> Codes | None:
@@ -226,6 +246,35 @@ class Predictive:
     def _by_order(self, answers: Tensor) -> npt.NDArray[np.float64]:
         numbers: npt.NDArray[np.float64] = answers[:, 0].double().cpu().numpy()
         return numbers.reshape(self.n_orders, -1)
+
+
+def shared_codes(columns: Sequence[Column]) -> Float[Tensor, "columns 2"]:
+    """Give the code that rare labels of each column share, and the entropy of their shares; 0 where none do."""
+    shared = torch.zeros(len(columns), 2, dtype=torch.float64)
+    for i, column in enumerate(columns):
+        if isinstance(column, Labels) and column.others:
+            counts = np.array([1, *(n for _, n in column.others)])  # of what was never seen, and of the others
+            share = counts / counts.sum()
+            shared[i] = torch.tensor([len(column.labels), -(share * np.log(share)).sum()])
+    return shared
+
+
+def expected_nats(
+    conditionals: Conditionals, shared: Float[Tensor, "batch queries 2"]
+) -> Float[Tensor, "batch queries"]:
+    """Give what -ln p(value) is expected to be, of numbers that of the code.
+
+    It is the entropy of the code, and that of the shares of rare labels as often as their common code is expected.
+
+    Args:
+        shared: What `shared_codes` gives for the columns that are asked about.
+    """
+    entropy = conditionals.entropy()
+    if not shared.any():
+        return entropy
+    shared = shared.to(entropy.device)
+    p = conditionals.log_prob(shared[..., 0]).exp()
+    return entropy + torch.where(shared[..., 1] > 0, p * shared[..., 1], 0.0).to(entropy.dtype)
 
 
 def _mean_and_std(values: Codes, weights: Codes) -> tuple[Codes, Codes]:

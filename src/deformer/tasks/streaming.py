@@ -4,26 +4,30 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from deformer.data.columns import Codes
 from deformer.data.frames import Codec
-from deformer.data.orders import permute, random_orders
-from deformer.data.schema import Continuous, Schema
+from deformer.data.schema import Continuous, Domain, Schema
 from deformer.data.table import as_rows
 from deformer.data.times import absent
 from deformer.errors import InputError
 from deformer.nn.heads import Conditionals
 from deformer.nn.model import DEformer, State
-from deformer.tasks.density import batches, log_prob_terms
-from deformer.tasks.predictive import Predictive
+from deformer.tasks.density import log_prob_terms
+from deformer.tasks.predictive import Predictive, expected_nats, shared_codes
 
-Per = Literal["row", "length"]
-MANY_ROWS = 10_000  # enough for thresholds, though a table of ordinary rows may hold millions
+FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
+# Nats above a threshold that raise no alarm: of what many ordinary rows have in common, the threshold is the very
+# excess, which one value at a time is computed by other means than many rows are, and so differs in its last digits.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Alarms:
     rate: float
 
     def __call__(self, excess_nats: float, n_observed: int) -> bool:
-        return excess_nats > self.thresholds[min(n_observed, len(self.thresholds)) - 1]
+        return excess_nats > self.thresholds[min(n_observed, len(self.thresholds)) - 1] + ROUNDING
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,12 @@ class Reading:
     expected_nats: float = 0.0
 
     def add(
-        self, new: Arrival, nats_of_code: float, entropy: float, tail: float, alarms: Alarms | None
+        self, new: Arrival, nats_of_code: float, expected_nats: float, tail: float, alarms: Alarms | None
     ) -> tuple["Reading", Surprise]:
         """Take in a value that the model has weighed."""
         features, codes = (*self.features, new.feature), (*self.codes, new.code)
         nats = nats_of_code - new.log_base
-        expected = self.expected_nats + entropy - (new.log_base if new.continuous else 0.0)
+        expected = self.expected_nats + expected_nats - (new.log_base if new.continuous else 0.0)
         after = Reading(features, codes, self.running_nats + nats, expected)
         excess, n = after.running_nats - expected, len(features)
         alarm = None if alarms is None else alarms(excess, n)
@@ -122,16 +126,22 @@ class Vocabulary:
     def of(cls, model: DEformer, codec: Codec | None = None) -> "Vocabulary":
         return cls(model, Codec.of_schema(model.schema) if codec is None else codec)
 
-    def feature(self, name: str) -> int:
-        return self.model.schema.index([name])[0]
+    @cached_property
+    def shared(self) -> Float[Tensor, "features 2"]:
+        """Give what `shared_codes` gives for all features."""
+        return shared_codes(self.codec.columns)
 
-    def encode(self, name: str, value: Any) -> "Arrival":
+    def feature(self, name: Any) -> int:
+        """Look up a feature; columns of tables whose names are numbers go by their text."""
+        return self.model.schema.index([str(name)])[0]
+
+    def encode(self, name: Any, value: Any) -> "Arrival":
         """Look up a feature and code its value.
 
         Raises:
-            InputError: An unknown name, a missing value, or one outside the domain.
+            InputError: An unknown name, a missing value, or one outside the domain or too far out to have a density.
         """
-        feature = self.feature(name)
+        name, feature = str(name), self.feature(name)
         try:
             code, log_base = self.codec.encode_cell(feature, value)
         except (TypeError, ValueError, OverflowError) as error:
@@ -140,8 +150,24 @@ class Vocabulary:
             empty = self.codec.is_empty(feature) and not absent(value)
             why = "fit saw no value of it" if empty else "a missing value is not an observation"
             raise InputError(f"{name!r}: {why}; leave it out.")
-        continuous = isinstance(self.codec.columns[feature].domain, Continuous)
+        domain = self.codec.columns[feature].domain
+        if not are_near(domain, np.array([code]), np.array([log_base])).all():
+            raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
+        continuous = isinstance(domain, Continuous)
         return Arrival(name, feature, code, log_base, continuous)
+
+
+def are_near(domain: Domain, codes: Codes, log_base: Codes | float = 0.0) -> npt.NDArray[np.bool_]:
+    """Say which codes are missing, the point mass, or near enough to have a density.
+
+    Args:
+        log_base: ln p(value | code), which must not swamp that density.
+    """
+    loc, scale, mass = (getattr(domain, name, None) for name in ("loc", "scale", "point_mass"))
+    far = np.abs(codes - (loc or 0.0)) / (scale or 1.0) >= FARTHEST
+    at_mass = codes == (np.nan if mass is None else mass)
+    near: npt.NDArray[np.bool_] = (~far | at_mass) & (np.abs(log_base) < FARTHEST)
+    return near
 
 
 def check_new(arrival: Arrival, reading: Reading) -> None:
@@ -195,12 +221,12 @@ class Session:
             raise InputError("This session is closed.")
         return self._state
 
-    def observe(self, name: str, value: Any) -> Surprise:
+    def observe(self, name: Any, value: Any) -> Surprise:
         """Observe one value and return how surprising it is.
 
         Raises:
             InputError: A closed session, an unknown name, a feature seen before, a missing value, or one outside the
-                domain. The session is unchanged.
+                domain or too far out to have a density. The session is unchanged.
         """
         state, device = self._open(), self.words.model.device
         arrival = self.words.encode(name, value)
@@ -208,12 +234,12 @@ class Session:
         at = torch.tensor([[arrival.feature]], device=device)
         x = torch.tensor([[arrival.code]], dtype=torch.float64, device=device)
         state, conditionals = state.observe_and_predict(at, x, at, beforehand=True)
-        nats, entropy, tail = (float(w) for w in weigh(conditionals, x))
-        self.reading, surprise = self.reading.add(arrival, nats, entropy, tail, self.alarms)
+        nats, expected, tail = (float(w) for w in weigh(conditionals, x, self.words.shared[at.cpu()]))
+        self.reading, surprise = self.reading.add(arrival, nats, expected, tail, self.alarms)
         self._state = state
         return surprise
 
-    def predict(self, name: str) -> Predictive:
+    def predict(self, name: Any) -> Predictive:
         """Return p(feature | all other values so far)."""
         state, feature = self._open(), self.words.feature(name)
         if feature in self.reading.features:
@@ -295,9 +321,9 @@ def read_snapshot(snapshot: Mapping[str, Any], schema: Schema) -> Reading:
     return Reading(features, codes, *sums)
 
 
-def weigh(conditionals: Conditionals, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give -ln p(code), the entropy, which is what was expected, and the tail probability, (batch, 1) each."""
-    return -conditionals.log_prob(x), conditionals.entropy(), conditionals.tail(x)
+def weigh(conditionals: Conditionals, x: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give -ln p(code), what was expected of the value, and the tail probability, (batch, 1) each."""
+    return -conditionals.log_prob(x), expected_nats(conditionals, shared), conditionals.tail(x)
 
 
 def as_tensors(
@@ -310,92 +336,3 @@ def as_tensors(
     present = torch.arange(longest) < torch.tensor([len(r.features) for r in readings])[:, None]
     told = torch.tensor(orders, device=device), torch.tensor(codes, dtype=torch.float64, device=device)
     return *told, present.to(device)
-
-
-@torch.no_grad()
-def excess_of_prefixes(
-    model: DEformer, values: Any, n_orders: int, generator: torch.Generator, log_base: Tensor | None = None
-) -> Float[Tensor, "prefixes features"]:
-    """Give `excess_nats` after every observation of rows under random orders; NaN beyond what a row has.
-
-    Args:
-        log_base: ln p(value | code) of labels and levels, (rows, features), where values are codes of a table.
-    """
-    rows = as_rows(values, model.schema)
-    beside = torch.zeros(rows.values.shape) if log_base is None else log_base
-    parts = []
-    for _ in range(n_orders):
-        for b in batches(len(rows), len(model.schema)):
-            part = rows[b].to(model.device)
-            orders = random_orders(part.observed, generator)
-            x = permute(part.values, orders)
-            conditionals = model(orders, x)
-            nats = -conditionals.log_prob(x) - permute(beside[b].to(x.device), orders)
-            excess = (nats - conditionals.entropy()).double().cumsum(-1)
-            parts.append(excess.masked_fill(~permute(part.observed, orders), torch.nan).cpu())
-    return torch.cat(parts)
-
-
-def calibrate(
-    model: DEformer,
-    values: Any,
-    rate: float = 0.01,
-    *,
-    per: Per = "row",
-    n_orders: int = 4,
-    generator: torch.Generator,
-    log_base: Tensor | None = None,
-) -> Alarms:
-    """Choose thresholds so that ordinary rows raise an alarm at most at the given rate, less if many are alike.
-
-    Args:
-        values: Ordinary rows that the model was not trained on; of very many, max(10,000, 100 / rate) are
-            drawn. Prefixes longer than theirs share the last threshold.
-        rate: Share of false alarms; with fewer than 1 / rate rows, too few to show it, the highest excess is used.
-        per: Which ordinary rows the rate counts: "row", those that raise an alarm at any time; "length", those above
-            the threshold at a number of values chosen in advance.
-        log_base: ln p(value | code) of labels and levels, (rows, features), if values are codes of a table.
-
-    Raises:
-        InputError: A rate outside (0, 1), an unknown `per`, or rows without any value.
-    """
-    if not 0 < rate < 1:
-        raise InputError(f"The rate of false alarms must lie between 0 and 1, not {rate}.")
-    if per not in ("row", "length"):
-        raise InputError(f"per must be 'row' or 'length', not {per!r}.")
-    rows, enough = as_rows(values, model.schema), max(MANY_ROWS, math.ceil(100 / rate))
-    if len(rows) > enough:
-        some = torch.randperm(len(rows), generator=generator)[:enough]
-        rows, log_base = rows[some], None if log_base is None else log_base[some]
-    excess = excess_of_prefixes(model, rows, n_orders, generator, log_base)
-    known = excess[:, ~excess.isnan().all(0)]
-    if not known.shape[1]:
-        raise InputError("Thresholds need rows with at least one value.")
-    limits = row_thresholds(known, rate, n_orders) if per == "row" else thresholds(known, rate, n_orders)
-    return Alarms(tuple(limits.tolist()), rate)
-
-
-def row_thresholds(excess: Float[Tensor, "prefixes features"], rate: float, n_orders: int) -> Float[Tensor, "features"]:
-    """Give limits of which a new ordinary row exceeds any at a rate: the mean and so many deviations at each length.
-
-    Deviations do not shrink with the length, lest few long rows, which may be alike, make the limit too tight.
-    """
-    mean = excess.nanmean(0)
-    deviation = (excess - mean).square().nanmean(0).sqrt().cummax(0).values.clamp(min=1e-9)
-    highest = ((excess - mean) / deviation).nan_to_num(nan=-torch.inf).amax(1, keepdim=True)
-    return mean + deviation * thresholds(highest[highest[:, 0] > -torch.inf], rate, n_orders)
-
-
-def thresholds(excess: Float[Tensor, "prefixes features"], rate: float, n_orders: int) -> Float[Tensor, "features"]:
-    """Give what `excess_of_prefixes` of a new ordinary row exceeds at a rate, from that of n rows under several orders.
-
-    The new row is as likely to have any rank among n + 1 as another, so that the threshold is the one of rank
-    (n + 1)(1 - rate) among n, rounded up.
-
-    References:
-        Algorithmic Learning in a Random World (Vovk, Gammerman & Shafer, 2005): conformal prediction.
-    """
-    known = (~excess.isnan()).sum(0)
-    ranks = ((known / n_orders + 1).double() * (1 - rate) * n_orders - 1e-9).ceil().long()
-    ranks = ranks.minimum(known).clamp(min=1)
-    return excess.sort(0).values.gather(0, ranks[None] - 1)[0]  # NaN comes last

@@ -33,6 +33,7 @@ from deformer.data.seeds import derive_of_piece
 
 Sent = TypeVar("Sent", bound=BaseModel)
 TABLES = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
+OF_TABLES = ("/v1/score", "/v1/impute", "/v1/explain")  # whose bodies may be large, and are read beside the event loop
 
 
 async def _read(service: Service, request: Request, kind: type[Sent]) -> tuple[Sent, Table]:
@@ -93,7 +94,7 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         sent, table = await _read(service, request, wire.ScoreRequest)
         frame, per_row = await service.frame(sent.rows, table, sent.n_orders)
         [found] = await service.in_pieces(
-            lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)), len(frame), per_row
+            service.scores, lambda start, end, _: (frame[start:end], sent.n_orders), len(frame), per_row
         )
         scores, parts = ([pair[k] for pair in found] for k in (0, 1))
         terms = parts if sent.terms else [None] * len(scores)
@@ -116,7 +117,8 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         if sent.n_imputations > 1 and sent.strategy != "draw":
             raise FieldError("only draws differ; n_imputations must be 1", ("n_imputations",))
         filled = await service.in_pieces(
-            lambda start, end, i: service.calls.ask(
+            service.calls,
+            lambda start, end, i: (
                 lambda: engine.impute(frame[start:end], sent.strategy, derive_of_piece(sent.seed, start, i))
             ),
             len(frame),
@@ -136,16 +138,19 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         names = engine.table.codec.names
         frame, _ = await service.frame(sent.rows, table, sent.n_orders + len(names))
         [shares] = await service.in_pieces(
-            lambda start, end, _: service.scores.ask((frame[start:end], sent.n_orders)),
+            service.scores,
+            lambda start, end, _: (frame[start:end], sent.n_orders),
             len(frame),
             sent.n_orders * len(names),
         )
         size = min(len(names), max(1, PIECE // len(names)))
         parts = await service.in_pieces(
-            lambda start, end, some: service.calls.ask(lambda: engine.surprises(frame[start:end], some)),
+            service.calls,
+            lambda start, end, some: lambda: engine.surprises(frame[start:end], some),
             len(frame),
             size * len(names),
             [names[i : i + size] for i in range(0, len(names), size)],
+            admitted=True,
         )
         rows: list[list[dict[str, Any]]] = []
         for (_, share), *of_row in zip(shares, *parts, strict=True):
@@ -163,9 +168,8 @@ def _rows_routes(router: APIRouter, service: Service) -> None:
         """Draw rows from the model, keeping what is given."""
         per_row = service.afford(sent.n, DRAWN)
         [rows] = await service.in_pieces(
-            lambda start, end, _: service.calls.ask(
-                lambda: engine.sample(end - start, sent.given, derive_of_piece(sent.seed, start))
-            ),
+            service.calls,
+            lambda start, end, _: lambda: engine.sample(end - start, sent.given, derive_of_piece(sent.seed, start)),
             sent.n,
             per_row,
         )
@@ -186,7 +190,7 @@ async def _ask_apart(
     service: Service, ask: Callable[[Sequence[str]], dict[str, Any]], per_part: int, together: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """Ask about groups of features of one row, so that others have their turn between them."""
-    answers = await service.in_pieces(lambda _, __, some: service.calls.ask(lambda: [ask(some)]), 1, per_part, together)
+    answers = await service.in_pieces(service.calls, lambda _, __, some: lambda: [ask(some)], 1, per_part, together)
     return {name: told for [answer] in answers for name, told in answer.items()}
 
 
@@ -234,7 +238,13 @@ def _session_routes(router: APIRouter, service: Service) -> None:
     @router.post("/sessions/{session}/snapshots", status_code=201, response_model=wire.SnapshotAnswer)
     async def save(session: str) -> Any:
         """Keep what a session has been told, on disk if the service has a folder for it."""
-        return {"snapshot": await service.enter(sessions.save, session)}
+        name = secrets.token_hex(16)
+        try:
+            await service.enter(sessions.save, session, name)
+        except BaseException:  # given up, it may still be kept; nobody would know its name
+            service.forget_snapshot(name)
+            raise
+        return {"snapshot": name}
 
     @router.delete("/snapshots/{snapshot}", status_code=204)
     async def drop(snapshot: str) -> None:
@@ -296,6 +306,9 @@ def make_app(
         Guard,
         admission=admission or Admission(),
         limit=service.limits.body,
+        small=min(service.limits.small, service.limits.body),
+        large=OF_TABLES,
+        held=service.limits.held,
         seconds=service.limits.seconds,
         count=service.requests,
         took=service.took,

@@ -46,7 +46,7 @@ class Batcher(Generic[Item]):
         Args:
             executor: One thread that all batchers share, so that computations do not compete.
         """
-        self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue(self.waiting)
+        self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Any]]] = asyncio.Queue()
         self._held: tuple[Item, asyncio.Future[Any]] | None = None
         self._task = asyncio.create_task(self._serve(executor))
 
@@ -61,17 +61,19 @@ class Batcher(Generic[Item]):
         for _, future in waiting:
             future.cancel()
 
-    async def ask(self, item: Item) -> Any:
+    async def ask(self, item: Item, admitted: bool = False) -> Any:
         """Wait for an item's answer.
+
+        Args:
+            admitted: Whether it waits however many do: it goes on with a request that was let in.
 
         Raises:
             Busy: Too many wait already.
         """
+        if not admitted and self._queue.qsize() >= self.waiting:
+            raise Busy
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait((item, future))
-        except asyncio.QueueFull:
-            raise Busy from None
+        self._queue.put_nowait((item, future))
         return await future
 
     async def _serve(self, executor: Executor) -> None:

@@ -14,16 +14,15 @@ from deformer.api import tables
 from deformer.api.explanations import surprises
 from deformer.api.tables import TableModel
 from deformer.data.chunks import text_chunks
-from deformer.data.columns import Codes, has_order, point_mass, values_of
+from deformer.data.columns import Codes, has_order, values_of
 from deformer.data.libraries import from_arrow, replaced
 from deformer.data.times import is_moment, plain, to_the_second
 from deformer.errors import InputError
 from deformer.tasks.predictive import Predictive
-from deformer.tasks.streaming import Alarms, Vocabulary
+from deformer.tasks.streaming import Alarms, Vocabulary, are_near
 
 Row = Mapping[str, Any]
 UNPACKED = 2**28  # bytes of a Parquet file without its compression
-FARTHEST = 1e15  # in units of a column's spread; beyond, densities in float32 are 0
 QUANTILES = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99)
 
 
@@ -158,9 +157,7 @@ class Engine:
 
     def _is_near(self, at: int, codes: Codes, log_base: Codes) -> bool:
         """Say whether all values of a column are missing, its point mass, or near enough to have a density."""
-        mass = point_mass(self.table.codec.columns[at])
-        near = (np.abs(codes) < FARTHEST) | np.isnan(codes) | (codes == (np.nan if mass is None else mass[0]))
-        return bool((near & (np.abs(log_base) < FARTHEST)).all())
+        return bool(are_near(self.table.codec.columns[at].domain, codes, log_base).all())
 
     def _find_fault(self, frame: pd.DataFrame) -> tuple[int, str] | None:
         """Find row and column of a value at fault, by halves, since a request may hold millions of values."""
@@ -190,9 +187,7 @@ class Engine:
         try:
             self.words.feature(name)
             if value is not None:
-                arrival = self.words.encode(name, value)
-                if not self._is_near(arrival.feature, np.array([arrival.code]), np.array([arrival.log_base])):
-                    raise InputError(f"{name!r}: {value!r} lies too far out to be scored.")
+                self.words.encode(name, value)
         except InputError as error:
             raise FieldError(str(error), field) from error
 

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deformer.api.service import problems
-from deformer.api.service.problems import CLOSE, TooLarge, TooSlow
+from deformer.api.service.problems import CLOSE, Crowded, TooLarge, TooSlow
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -59,15 +60,27 @@ class Guard:
     """ASGI middleware: refuses, bounds bodies, and counts and times requests by route.
 
     Args:
-        limit: Bytes of a body.
+        limit: Bytes of a body to a route in `large`.
+        small: Bytes of any other, which is read where all others wait for it.
+        held: Bytes of all bodies whose requests are not answered yet.
         seconds: In which a body must arrive.
     """
 
     def __init__(
-        self, app: ASGIApp, admission: Admission, limit: int, seconds: float, count: Counter, took: Histogram
+        self,
+        app: ASGIApp,
+        admission: Admission,
+        limit: int,
+        small: int,
+        large: Collection[str],
+        held: int,
+        seconds: float,
+        count: Counter,
+        took: Histogram,
     ) -> None:
-        self.app, self.admission, self.limit, self.seconds = app, admission, limit, seconds
-        self.count, self.took = count, took
+        self.app, self.admission, self.limit, self.small, self.large = app, admission, limit, small, large
+        self.most_held, self.seconds, self.count, self.took = held, seconds, count, took
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -81,6 +94,7 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008, "reason": str(refusal.detail)})
             return
         status, start, read, more = 500, time.perf_counter(), 0, True
+        limit = self.limit if scope["path"] in self.large else self.small
 
         async def bounded() -> Message:
             nonlocal read, more
@@ -90,9 +104,12 @@ class Guard:
                 message = await asyncio.wait_for(receive(), start + self.seconds - time.perf_counter())
             except TimeoutError:
                 raise TooSlow from None
-            read, more = read + len(message.get("body", b"")), message.get("more_body", False)
-            if read > self.limit:
+            arrived, more = len(message.get("body", b"")), message.get("more_body", False)
+            read, self._held = read + arrived, self._held + arrived
+            if read > limit:
                 raise TooLarge
+            if self._held > self.most_held:
+                raise Crowded
             return message
 
         async def noted(message: Message) -> None:
@@ -106,6 +123,7 @@ class Guard:
             else:
                 await (await problems.answer(Request(scope), refusal))(scope, receive, noted)
         finally:
+            self._held -= read
             route = getattr(scope.get("route"), "path", "other")
             self.count.labels(route, str(status)).inc()
             self.took.labels(route).observe(time.perf_counter() - start)

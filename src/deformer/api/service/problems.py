@@ -35,6 +35,13 @@ class TooSlow(HTTPException):
         super().__init__(408, "The request did not arrive in time.", CLOSE)
 
 
+class Crowded(HTTPException):
+    """The bodies of other requests take all the memory that they may."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "Too much is being sent at the same time; try again.", CLOSE)
+
+
 STATUS: dict[type[Exception], tuple[int, str, str]] = {
     NotThere: (404, "not_there", ""),
     Conflict: (409, "conflict", ""),
@@ -52,6 +59,7 @@ CODES = {
     408: "too_slow",
     413: "too_large",
     415: "unknown_type",
+    503: "busy",
 }
 KINDS = [kind.__name__ for kind in get_args(AnyValue) if kind is not NoneType]  # each says why a value was none
 MENDABLE: tuple[type[Exception], ...] = (RequestValidationError, InputError, HTTPException, *STATUS)

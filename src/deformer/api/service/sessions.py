@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import re
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -169,15 +168,18 @@ class Sessions:
         answers = self.pool.ask(session, names, distributions)
         return self.engine.in_units(dict(zip(names, answers, strict=True)))
 
-    def save(self, session: str) -> str:
-        """Keep a snapshot, on the disk before this returns if there is a folder, and give its name.
+    def save(self, session: str, name: str) -> None:
+        """Keep a snapshot under a new name, on the disk before this returns if there is a folder.
+
+        Args:
+            name: 32 hexadecimal digits, which nobody guesses.
 
         Raises:
             NotThere: No such session.
             TooMany: As many as allowed are kept.
             NoRoom: It could not be written, nor an old one removed.
         """
-        reading, name = self.reading(session), secrets.token_hex(16)
+        reading = self.reading(session)
         if len(self._saved_at) >= self.most:
             self._drop_oldest()
         written = {**dataclasses.asdict(reading), "told": dict(self._told[session]), "model": self._model}
@@ -190,7 +192,6 @@ class Sessions:
                 LOG.error("A snapshot is lost: %s", error)
                 raise NoRoom from error
         self._saved_at[name] = time.time()
-        return name
 
     def _drop_oldest(self) -> None:
         """Forget the oldest snapshot, if it is old enough."""
@@ -220,15 +221,23 @@ class Sessions:
     def _saved(self, name: str) -> Mapping[str, Any]:
         saved: Mapping[str, Any] | None = self._snapshots.get(name)
         if self.folder is not None and name in self._saved_at:
-            try:
-                saved = json.loads((self.folder / f"{name}.json").read_text())
-            except FileNotFoundError:  # somebody else took it away
-                del self._saved_at[name]
+            saved = self._read(self.folder / f"{name}.json")
         if saved is None:
             raise NotThere(f"There is no snapshot {name!r}.")
         if saved.get("model") != self._model:
             raise InputError(f"Snapshot {name!r} was taken of another model.")
         return saved
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """Read a snapshot from the disk; None if it is gone or damaged."""
+        try:
+            saved = json.loads(path.read_text())
+            return {**saved, "told": dict(saved["told"])}
+        except FileNotFoundError:  # somebody else took it away
+            del self._saved_at[path.stem]
+        except (OSError, ValueError, KeyError, TypeError) as error:  # it stays, for whoever can mend or delete it
+            LOG.error("Snapshot %s cannot be read: %r", path.stem, error)
+        return None
 
 
 def fingerprint(model: DEformer) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +17,7 @@ from deformer.api.service.problems import TooLarge
 from deformer.api.service.sessions import Sessions
 from deformer.api.service.wire import LONGEST
 
+Item = TypeVar("Item")
 Table = tuple[bytes, str] | None  # an uploaded table and its kind
 PIECE = 2**15  # values that are computed before others have their turn
 DRAWN = 8  # what drawing a value costs, in values that are scored
@@ -29,6 +30,8 @@ class Limits:
 
     Args:
         body: Bytes of a request.
+        small: Bytes of a request that is not about many rows.
+        held: Bytes of all requests that are being read or answered; beyond them, others are answered 503.
         rows: Rows of a request, and rows that it may draw.
         values: Values that a request may have computed: rows times features times passes; a drawn value counts as
             `DRAWN`.
@@ -42,6 +45,8 @@ class Limits:
     """
 
     body: int = 16 * 2**20
+    small: int = 2**20
+    held: int = 16 * 16 * 2**20
     rows: int = 10_000
     values: int = 2**20
     sessions: int = 100_000
@@ -135,13 +140,20 @@ class Service:
         return await self.within(self.entries.ask(lambda: task(*args)))
 
     async def in_pieces(
-        self, task: Callable[[int, int, Any], Awaitable[Any]], n_rows: int, per_row: int, parts: Sequence[Any] = (None,)
+        self,
+        batcher: Batcher[Item],
+        item: Callable[[int, int, Any], Item],
+        n_rows: int,
+        per_row: int,
+        parts: Sequence[Any] = (None,),
+        admitted: bool = False,
     ) -> list[list[Any]]:
         """Compute rows a piece at a time, so that others have their turn and nothing goes on after the time is up.
 
         Args:
-            task: Answers rows from a start to an end, and a part of what is asked about them.
+            item: Gives what to ask of the batcher: about rows from a start to an end, and a part of what is asked.
             per_row: Values that a part of a row has computed.
+            admitted: Whether the request was let in with an earlier part of its work, as its later pieces are here.
 
         Returns:
             What all pieces gave, together, by part.
@@ -149,9 +161,13 @@ class Service:
         size = max(1, PIECE // per_row)
 
         async def all_of_them() -> list[list[Any]]:
-            starts = range(0, n_rows, size)
-            pieces = [[await task(start, min(start + size, n_rows), part) for start in starts] for part in parts]
-            return [[one for piece in found for one in piece] for found in pieces]
+            found: list[list[Any]] = [[] for _ in parts]
+            begun = admitted
+            for answers, part in zip(found, parts, strict=True):
+                for start in range(0, n_rows, size):
+                    answers += await batcher.ask(item(start, min(start + size, n_rows), part), begun)
+                    begun = True
+            return found
 
         answers: list[list[Any]] = await self.within(all_of_them())
         return answers
@@ -164,6 +180,11 @@ class Service:
         """Close a session after whatever is under way, without waiting for it."""
         if self._executor is not None:
             self._executor.submit(self.sessions.forget, session)
+
+    def forget_snapshot(self, snapshot: str) -> None:
+        """Drop a snapshot, if it was kept, after whatever is under way, without waiting for it."""
+        if self._executor is not None:
+            self._executor.submit(self.sessions.drop, snapshot)
 
     async def frame(
         self, rows: Sequence[Any], table: Table, n_passes: int, n_parts: int = 1, field: str = "rows"

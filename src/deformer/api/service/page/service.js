@@ -13,7 +13,13 @@ async function login() {
   form.hidden = false;
   document.getElementById("token").focus();
   await new Promise((done) => form.addEventListener("submit", (event) => (event.preventDefault(), done()), { once: true }));
-  sessionStorage.setItem(TOKEN, document.getElementById("token").value);
+  const token = document.getElementById("token").value;
+  if (!/^[ -~]*$/.test(token)) {
+    // A header cannot hold it: every request would fail before the service could say that it is wrong.
+    say("This is not the token.", true);
+    return login();
+  }
+  sessionStorage.setItem(TOKEN, token);
   form.hidden = true;
 }
 

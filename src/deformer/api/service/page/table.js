@@ -139,7 +139,7 @@ function read(feature, input) {
   const own = feature.values?.find((v) => String(v) === input.value);
   if (own !== undefined) return own;
   const number = Number(input.value);
-  return feature.kind === "label" || feature.kind === "moment" || Number.isNaN(number) ? input.value : number;
+  return feature.kind === "label" || feature.kind === "moment" || !Number.isFinite(number) ? input.value : number;
 }
 
 function write(feature, value) {
