@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deformer.api.defaults import suited
+from deformer.api.defaults import by_tokens, suited
 from deformer.config import ModelConfig, TrainConfig, check_names
 from deformer.data.columns import Column, Labels, has_order, point_mass, values_of
 from deformer.data.frames import Codec, make_codec
@@ -94,9 +94,7 @@ def learn(
         held_out, _ = codec.encode(validation)
     else:
         rows, held_out = split(rows, 0.1, generator(seed, "held out"))
-    own = dict(training or {})
-    if "tokens_per_step" in own:  # which counts only where rows are not counted
-        own = {"rows_per_step": None, **own}
+    own = by_tokens(training or {})
     changes = {"minutes": minutes, "epochs": epochs, "steps": steps, "seed": seed, **own}
     if all(changes[limit] is None for limit in ("minutes", "epochs", "steps")):
         changes["minutes"] = MINUTES

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deformer.api.defaults import suited
+from deformer.api.defaults import by_tokens, suited
 from deformer.api.files import check_output, make_folder
 from deformer.api.report import report, spell
 from deformer.config import ModelConfig, TrainConfig, from_json, paper_config, paper_training
@@ -126,9 +126,8 @@ def configure(
     Raises:
         InputError: An impossible value.
     """
-    changes = {name: getattr(limits, name) for name in ("minutes", "epochs", "steps")} | _named(training)
-    if "tokens_per_step" in changes:  # which counts only where rows are not counted
-        changes = {"rows_per_step": None, **changes}
+    ends = {name: getattr(limits, name) for name in ("minutes", "epochs", "steps")}
+    changes = by_tokens(ends | _named(training))
     return dataclasses.replace(defaults[0], **_named(network)), dataclasses.replace(defaults[1], **changes)
 
 

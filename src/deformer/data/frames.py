@@ -225,7 +225,8 @@ class Codec:
         if self.names[at] in self.dates:
             return as_dates(series)
         numbers = not isinstance(column, Labels | Nothing) and not is_time(self.dtypes[at])
-        if numbers and any(isinstance(value, str) for value in _objects(series)):
+        may_spell = numbers and not pd.api.types.is_numeric_dtype(series.dtype)
+        if may_spell and any(isinstance(value, str) for value in _objects(series)):
             return pd.Series(self._read_numbers(at, series), series.index)
         return series
 

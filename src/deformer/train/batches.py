@@ -84,7 +84,7 @@ def with_absent_near(batch: Batch, units: Units) -> Batch:
 
     They come last in their orders and are not scored, so nothing else changes.
     """
-    if batch.values.dtype not in (torch.float32, torch.float64):
+    if batch.values.dtype not in (torch.float32, torch.float64) or batch.scored.all():
         return batch
     locations = units.table[batch.features][..., 0].to(batch.values.dtype)
     return Batch(batch.features, torch.where(batch.scored, batch.values, locations), batch.scored)

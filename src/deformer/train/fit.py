@@ -140,7 +140,8 @@ class _Fitting:
         self.units = Units(rows.schema, lambda n: (0.0, 0.0))
         self.n_observed = float(rows.observed.sum(-1, dtype=torch.float64).mean())
         self.weights = marginal_entropies(rows) if config.subsets == "informative" else None
-        self.data = {"training": _traits(rows), "validation": None if validation is None else _traits(validation)}
+        known = {} if directory is None else {"training": rows, "validation": validation}  # only files hold it
+        self.data = {name: None if part is None else _traits(part) for name, part in known.items()}
         self.state = Run()
 
     def run(self, resume: bool, progress: bool, fresh: bool) -> History:
